@@ -1,0 +1,71 @@
+"""What can go wrong, named by what is to be done about it. `lern.retry` turns these into decisions."""
+
+
+class LernError(Exception):
+    """The base of every error this system raises on purpose. `code` is stable, for dashboards and scripts."""
+
+    code = "ERROR"
+
+
+class BadRow(LernError):
+    """A stored row breaks the contract: retrying cannot help until somebody mends it."""
+
+    code = "BAD_ROW"
+
+    def __init__(self, table: str, key: object, column: str, problem: str) -> None:
+        """Name the table, the row's primary key, the column and what is wrong with it."""
+        super().__init__(f"{table} {key!r}, column {column}: {problem}")
+        self.table, self.key, self.column, self.problem = table, key, column, problem
+
+
+class ClockAhead(BadRow):
+    """A cell was written with a time too far ahead of this clock: our writes would lose against it."""
+
+    code = "CLOCK_AHEAD"
+
+
+class Unreachable(LernError):
+    """A server does not answer. It is waited for; no attempt is used up."""
+
+    code = "UNREACHABLE"
+
+    def __init__(self, server: str, problem: str) -> None:
+        """Name the server by its role (store, ledger, broker, locks, kafka, search) and the problem."""
+        super().__init__(f"{server} cannot be reached: {problem}")
+        self.server = server
+
+
+class Transient(LernError):
+    """Something failed that may well go right the next time."""
+
+    code = "TRANSIENT"
+
+
+class Unsettled(Transient):
+    """Rows would not settle within the rounds allowed: somebody writes them faster than we do."""
+
+    code = "UNSETTLED"
+
+
+class LockLost(Transient):
+    """The step no longer holds its users. It must not write any more."""
+
+    code = "LOCK_LOST"
+
+
+class Busy(LernError):
+    """Another step holds one of the users. Waiting for it is no failure."""
+
+    code = "BUSY"
+
+
+class Refused(LernError):
+    """What was asked for cannot be done as things stand (a circle, already merged, a later merge stands)."""
+
+    code = "REFUSED"
+
+
+class SettingsError(LernError):
+    """The environment asks for something unknown or unsafe. The message names every variable at fault, one a line."""
+
+    code = "SETTINGS"

@@ -1,0 +1,85 @@
+"""The store's contract: what every implementation promises about learner rows. Tested by tests/contract."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lern.store.tables import Key, Row, Table
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to become of one row. Nothing that is not named here is touched.
+
+    `put`: columns to their new value; of a map column only the entries to put (others stay).
+    `clear`: columns to become null. `drop`: map column to the keys to remove from it.
+    `delete`: the whole row goes (then the rest is empty). A change of a row that does not stand
+    creates it, even when `put` is empty.
+    """
+
+    key: Key
+    put: Row = field(default_factory=dict)
+    clear: frozenset[str] = frozenset()
+    drop: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    delete: bool = False
+
+
+Decide = Callable[[Mapping[Key, Row]], Iterable[Change]]
+
+
+class Unit(Protocol):
+    """What one chunk does to the learner rows.
+
+    On SQL a unit is one transaction: nothing of it is seen before it ends, and it ends whole or not at
+    all. On Cassandra it is not; there every write carries the time taken before the read that it rests
+    on, so that a live write after that read wins.
+    """
+
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+        """Read the rows of `keys`, write what `decide` makes of them, until nothing is left to write.
+
+        `decide` gets the rows that stand (absent ones are not in the mapping), must be idempotent, and
+        may be called up to three times. Returns how many changes were written. Raises `Unsettled` if the
+        third round still wanted to write, `ClockAhead` if a cell's time makes writing useless.
+        """
+
+    def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
+        """Delete those of `rows` that still stand exactly as given.
+
+        Rows are given in slice order. Returns the rows that stand differently now: they were changed by
+        someone since, and stay. A row that is gone already is fine.
+        """
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read a slice as `Store.rows` does, within the unit."""
+
+
+class Store(Protocol):
+    """Learner rows and course batches.
+
+    Every method raises `Unreachable` when the server does not answer, `Transient` when a call failed
+    that may be repeated, `BadRow` when what stands there cannot be read as the column's kind.
+    """
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read one slice in its order.
+
+        `where` gives the values of `table.slice`; more values narrow it by the first columns of
+        `table.order`. `after` is a place (all of `table.order`): rows beyond it. At most `limit` rows.
+        """
+
+    def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
+        """Read rows by primary key; those that do not stand are not in the answer."""
+
+    def unit(self, guard: Callable[[], None]) -> AbstractContextManager[Unit]:
+        """Begin a unit. `guard` is called before every write (it raises `LockLost`)."""
+
+    def insert(self, table: Table, rows: Iterable[Row]) -> None:
+        """Write whole rows (upsert; absent columns are left alone). For loading and for tests."""
+
+    def scan(self, table: Table) -> Iterable[Row]:
+        """Every row of a table, in bounded memory, in no promised order. For dumps and checks, never in a step."""
+
+    def close(self) -> None:
+        """Give back connections. The store must not be used afterwards."""

@@ -1,0 +1,331 @@
+"""The store in a SQL database: SQLite and PostgreSQL, with the same code. The contract is in `lern.store.base`."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.schema import CreateTable
+
+from lern.errors import BadRow, Unsettled
+from lern.store.base import Change, Decide
+from lern.store.sql_codec import Codec, Raw, merged_map, same
+from lern.store.sql_engine import Engines, dialect_of, translated
+from lern.store.sql_statements import MOST_KEYS, Statement, Statements, define_tables
+from lern.store.tables import Key, Row, Table
+
+# On SQLite one round is enough. On PostgreSQL a row may be created between our read, which found none, and our
+# write, which then leaves it alone: the next round sees it.
+_ROUNDS: Final = 3
+
+# Rows of one statement when whole tables are read or written.
+_PAGE: Final = 1000
+
+# Any number that nobody else uses: two processes must not create the tables at once.
+_SCHEMA_LOCK: Final = 0x6C65726E
+
+_COUNTED: Final = {"preserve_rowcount": True}
+
+
+class SqlStore:
+    """Learner rows in a SQL database.
+
+    `url`: any SQLAlchemy URL of SQLite or PostgreSQL. `names`: physical table names, where they differ from
+    the tables' own. Nothing is opened before the first use, and each process opens connections of its own.
+    """
+
+    def __init__(self, url: str, names: Mapping[str, str] | None = None) -> None:
+        """Prepare; the first statement connects."""
+        self._engines = Engines(url)
+        self._metadata, tables = define_tables(dict(names or {}))
+        dialect = dialect_of(self._engines.url)
+        self._shapes = {
+            table: (Codec(table, nan_as_text=dialect.name == "sqlite"), Statements(table, sql, dialect))
+            for table, sql in tables.items()
+        }
+
+    def create(self) -> None:
+        """Create the tables that are missing. Safe when several processes do so at once."""
+        database = self._engines.url.database
+        if self._engines.url.get_backend_name() == "sqlite" and database:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        with translated(), self._engines.writer.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+            for sql in self._metadata.sorted_tables:
+                connection.execute(CreateTable(sql, if_not_exists=True))
+
+    def check(self) -> None:
+        """Read from every table. Raises as every method does, if the server or a table is missing."""
+        for table in self._shapes:
+            with translated(), self._engines.reader.connect() as connection:
+                self._session(connection).page(table, None, limit=1)
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read one slice in its order."""
+        with translated(), self._engines.reader.connect() as connection:
+            return self._session(connection).rows(table, where, after, limit)
+
+    def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
+        """Read rows by primary key."""
+        with translated(), self._engines.reader.connect() as connection:
+            return self._session(connection).standing(table, keys, lock=False)
+
+    @contextmanager
+    def unit(self, guard: Callable[[], None]) -> Iterator["SqlUnit"]:
+        """Begin a unit: one transaction, which ends with the block. `guard` is called before it is committed, too."""
+        with translated():
+            connection = self._engines.writer.connect()
+        try:
+            with translated():
+                transaction = connection.begin()
+            unit = SqlUnit(self._session(connection), guard)
+            yield unit
+            unit.before_end()
+            with translated():
+                transaction.commit()
+        finally:
+            # Rolls back what was not committed.
+            connection.close()
+
+    def insert(self, table: Table, rows: Iterable[Row]) -> None:
+        """Write whole rows, all or none."""
+        remaining = iter(rows)
+        with translated(), self._engines.writer.begin() as connection:
+            session = self._session(connection)
+            while page := list(islice(remaining, _PAGE)):
+                session.upsert(table, page)
+
+    def scan(self, table: Table) -> Iterator[Row]:
+        """Read every row, a page at a time; no transaction is left open in between."""
+        after: Key | None = None
+        while True:
+            with translated(), self._engines.reader.connect() as connection:
+                page = self._session(connection).page(table, after, _PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = table.key_of(page[-1])
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self._engines.close()
+
+    def _session(self, connection: sa.Connection) -> "_Session":
+        return _Session(connection, self._shapes)
+
+
+class SqlUnit:
+    """One transaction on the learner rows."""
+
+    def __init__(self, session: "_Session", guard: Callable[[], None]) -> None:
+        """Take the transaction's session; `guard` is called before every write."""
+        self._session = session
+        self._guard = guard
+        self._wrote = False
+
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+        """Write what `decide` makes of the rows of `keys`."""
+        written = 0
+        with translated():
+            for _ in range(_ROUNDS):
+                standing = self._session.standing(table, keys, lock=True)
+                changes = _Changes(table, frozenset(keys), standing, decide(standing))
+                written += changes.certain
+                self._delete(table, changes.doomed)
+                self._update(table, changes.updated)
+                created = self._create(table, changes.created)
+                written += created
+                if created == len(changes.created):
+                    return written
+        raise Unsettled(f"{table.name}: rows are created by somebody else as fast as they are read")
+
+    def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
+        """Delete those of `rows` that still stand exactly as given; give back what stands in place of the others."""
+        with translated():
+            unchanged, changed = self._session.compare(table, rows)
+            self._delete(table, unchanged)
+        return changed
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read one slice in its order, as the transaction sees it."""
+        with translated():
+            return self._session.rows(table, where, after, limit)
+
+    def before_end(self) -> None:
+        """Make sure, where anything was written, that it may be committed."""
+        if self._wrote:
+            self._guard()
+
+    def _writing(self) -> None:
+        self._guard()
+        self._wrote = True
+
+    def _delete(self, table: Table, keys: Sequence[Key]) -> None:
+        if keys:
+            self._writing()
+            self._session.delete(table, keys)
+
+    def _update(self, table: Table, updated: Mapping[tuple[str, ...], Sequence[tuple[Key, Row]]]) -> None:
+        for columns, rows in updated.items():
+            self._writing()
+            self._session.update(table, columns, rows)
+
+    def _create(self, table: Table, rows: Sequence[Row]) -> int:
+        if not rows:
+            return 0
+        self._writing()
+        return self._session.create(table, rows)
+
+
+class _Changes:
+    """Changes sorted by what is to be done: each sort, and each set of columns, is one statement."""
+
+    def __init__(
+        self, table: Table, keys: frozenset[Key], standing: Mapping[Key, Row], changes: Iterable[Change]
+    ) -> None:
+        self.doomed: list[Key] = []
+        self.updated: dict[tuple[str, ...], list[tuple[Key, Row]]] = {}
+        self.created: list[Row] = []
+        self._table = table
+        for change in changes:
+            if change.key not in keys:
+                raise ValueError(f"{table.name} {change.key!r}: a change of a row that was not asked for")
+            self._add(change, standing.get(change.key))
+
+    @property
+    def certain(self) -> int:
+        """How many of the changes are of rows that stand: those are locked, so nothing can prevent them."""
+        return len(self.doomed) + sum(map(len, self.updated.values()))
+
+    def _add(self, change: Change, current: Row | None) -> None:
+        if change.delete:
+            if current is not None:
+                self.doomed.append(change.key)
+        elif current is None:
+            self.created.append({**change.put, **dict(zip(self._table.key, change.key, strict=True))})
+        elif values := self._values(change, current):
+            self.updated.setdefault(tuple(values), []).append((change.key, values))
+
+    def _values(self, change: Change, current: Row) -> Row:
+        """Give the columns to overwrite; a map is kept as one value, so its other entries go with it."""
+        values = dict(change.put)
+        columns = self._table.columns
+        for column in change.put.keys() | change.drop.keys():
+            if columns[column].is_map:
+                values[column] = merged_map(current, column, change.put, change.drop.get(column, ()))
+        values.update(dict.fromkeys(change.clear))
+        return values
+
+
+class _Session:
+    """Rows through one connection: statements, tuples and rows together."""
+
+    def __init__(self, connection: sa.Connection, shapes: Mapping[Table, tuple[Codec, Statements]]) -> None:
+        self._connection = connection
+        self._shapes = shapes
+
+    def rows(self, table: Table, where: Key, after: Key | None, limit: int | None) -> list[Row]:
+        if after is not None and not table.order:
+            return []
+        codec, statements = self._shapes[table]
+        statement = statements.slice(len(where), after=after is not None, limit=limit is not None)
+        parameters = (*where, *(after or ()), *(() if limit is None else (limit,)))
+        return list(map(codec.row, self._fetch(statement, parameters)))
+
+    def page(self, table: Table, after: Key | None, limit: int) -> list[Row]:
+        codec, statements = self._shapes[table]
+        statement = statements.page(after=after is not None)
+        return list(map(codec.row, self._fetch(statement, (*(after or ()), limit))))
+
+    def standing(self, table: Table, keys: Collection[Key], *, lock: bool) -> dict[Key, Row]:
+        codec, _ = self._shapes[table]
+        return {codec.key_of(raw): codec.row(raw) for raw in self._raw(table, keys, lock=lock)}
+
+    def compare(self, table: Table, rows: Sequence[Row]) -> tuple[list[Key], list[Row]]:
+        """Give the keys of the rows that stand exactly as given, and what stands in place of the others."""
+        codec, _ = self._shapes[table]
+        writing = codec.writing(codec.order)
+        given = {table.key_of(row): row for row in rows}
+        raws = {codec.key_of(raw): raw for raw in self._raw(table, given.keys(), lock=True)}
+        unchanged: list[Key] = []
+        changed: list[Row] = []
+        for key, row in given.items():
+            raw = raws.get(key)
+            if raw is None:
+                continue
+            # Mostly the tuples are the same; that of a map may differ by the order of its keys.
+            if raw == writing.values(row, key) or same(row, current := codec.row(raw)):
+                unchanged.append(key)
+            else:
+                changed.append(current)
+        return unchanged, changed
+
+    def create(self, table: Table, rows: Sequence[Row]) -> int:
+        """Insert rows that did not stand when they were read. Gives how many did not stand now, either."""
+        codec, statements = self._shapes[table]
+        writing = codec.writing(codec.order)
+        for row in rows:
+            _known(table, row)
+        values = [writing.values(row, table.key_of(row)) for row in rows]
+        return self._write(table, statements.create().text, values)
+
+    def update(self, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Key, Row]]) -> None:
+        codec, statements = self._shapes[table]
+        writing = codec.writing(columns)
+        values = [(*writing.values(row, key), *key) for key, row in rows]
+        self._write(table, statements.update(writing.columns).text, values)
+
+    def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        _, statements = self._shapes[table]
+        self._write(table, statements.delete().text, keys)
+
+    def upsert(self, table: Table, rows: Iterable[Row]) -> None:
+        """Write whole rows in the order given: of two with one key the later one counts, column by column."""
+        pending: dict[tuple[str, ...], list[Raw]] = {}
+        seen: set[Key] = set()
+        for row in rows:
+            key = table.key_of(row)
+            if key in seen:
+                self._upsert(table, pending)
+                pending, seen = {}, set()
+            seen.add(key)
+            writing = self._shapes[table][0].writing(tuple(row))
+            pending.setdefault(writing.columns, []).append(writing.values(row, key))
+        self._upsert(table, pending)
+
+    def _upsert(self, table: Table, pending: Mapping[tuple[str, ...], list[Raw]]) -> None:
+        _, statements = self._shapes[table]
+        for columns, values in pending.items():
+            self._write(table, statements.upsert(columns[len(table.key) :]).text, values)
+
+    def _raw(self, table: Table, keys: Collection[Key], *, lock: bool) -> Iterator[Raw]:
+        _, statements = self._shapes[table]
+        remaining = iter(keys)
+        nothing = (None,) * len(table.key)
+        while part := list(islice(remaining, MOST_KEYS)):
+            size = 1 << (len(part) - 1).bit_length()
+            part.extend([nothing] * (size - len(part)))  # type: ignore[list-item]  # null equals no key
+            yield from self._fetch(statements.read(size, lock=lock), tuple(chain.from_iterable(part)))
+
+    def _fetch(self, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(statement.text, parameters + statement.fixed).fetchall()
+
+    def _write(self, table: Table, text: str, values: Sequence[Raw]) -> int:
+        try:
+            return self._connection.exec_driver_sql(text, list(values), execution_options=_COUNTED).rowcount
+        except DataError as error:
+            raise BadRow(table.name, self._blamed(values), "*", str(error.orig)) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise BadRow(table.name, "*", "*", str(error)) from error
+
+    def _blamed(self, values: Sequence[Raw]) -> object:
+        return "*"
+
+
+def _known(table: Table, row: Row) -> None:
+    if unknown := row.keys() - table.columns.keys():
+        raise BadRow(table.name, table.key_of(row), min(unknown), "the table has no such column")
