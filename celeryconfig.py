@@ -1,0 +1,49 @@
+"""Every Celery setting, each with its reason."""
+
+from lern.settings import Settings
+
+_settings = Settings.load()
+
+# Where the messages are. Without an address `lern worker` starts the private Redis and says where it is.
+broker_url = _settings.broker_url or "redis://127.0.0.1:6379/0"
+# One queue: recovery compares what the ledger calls queued with the oldest message, and that needs one order.
+task_default_queue = _settings.queue
+# The ledger is the truth about what happened; a second truth would only disagree with it.
+result_backend = None
+task_ignore_result = True
+# JSON only: a message must not be able to run code.
+task_serializer = "json"
+accept_content = ["json"]
+# A message is gone only when its step is through: a killed worker's message comes back.
+task_acks_late = True
+# A step that raised has been entered in the ledger; its message must not come back.
+task_acks_on_failure_or_timeout = True
+# A child that was killed gives its message back at once. The ledger counts how often (LERN_MAX_LOST).
+task_reject_on_worker_lost = True
+# One message per child: a long merge must not sit on others that an idle worker could take.
+worker_prefetch_multiplier = 1
+worker_concurrency = _settings.concurrency
+# The broker may restart under a running worker.
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+# A step that runs when the connection breaks goes on: its locks and the ledger guard it, not the message.
+worker_cancel_long_running_tasks_on_connection_loss = False
+broker_transport_options = {
+    # After so long Redis hands an unacknowledged message to another worker. The sweeper recovers dead
+    # steps within seconds; this is the net below it and must be longer than any step.
+    "visibility_timeout": 6 * 3600,
+    "socket_keepalive": True,
+}
+# SIGTERM: unfinished steps get this long, then their messages go back to the queue.
+worker_soft_shutdown_timeout = 10.0
+worker_enable_soft_shutdown_on_idle = False
+# Admins look at the workers in Flower, which lives on these events.
+worker_send_task_events = True
+task_send_sent_event = False
+# Our own logging (structlog), not Celery's.
+worker_hijack_root_logger = False
+# The clock of the machine; all our times are milliseconds since 1970 UTC anyway.
+enable_utc = True
+timezone = "UTC"
+# The modules that hold tasks.
+imports = ("tasks.merge", "tasks.undo", "tasks.sweeper", "workflows.intake")

@@ -1,0 +1,56 @@
+"""Chunks: a bounded piece of a step's rows, journalled before it is written.
+
+Each kind of chunk knows how to bring its rows to where its journal says they belong, whoever does it:
+the step that planned it, its next attempt, or a step of another run that found it unfinished.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from lern.store.base import Store
+from lern.store.tables import Key
+
+Json = dict[str, Any]
+
+# How often a source row was seen, copied, merged, deleted …: what `lern runs show` prints.
+Counts = dict[str, int]
+
+# What source rows have contributed to counters so far, by (table, identity); None: forget it.
+Contributed = dict[tuple[str, Key], dict[str, int] | None]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What carrying out a chunk came to: saved with its mark."""
+
+    counts: Counts
+    contributed: Contributed = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Chunk(Protocol):
+    """One kind of chunk. `to_payload` and `from_payload` are each other's inverse, through JSON."""
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """Read a chunk back from the journal."""
+
+    def to_payload(self) -> Json:
+        """Give what the journal keeps."""
+
+    def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
+        """Settle and delete; doing it again changes nothing. `guard` is called before every write."""
+
+
+def read(kind: str, payload: Mapping[str, Any]) -> Chunk:
+    """Read a chunk of any kind back from the journal."""
+    # Imported here because the kinds build on this module.
+    from lern.chunks import merge, sync, undo  # noqa: PLC0415 - see above
+
+    kinds: dict[str, type[Chunk]] = {
+        merge.KIND: merge.MergeChunk,
+        sync.KIND: sync.SyncChunk,
+        undo.KIND: undo.UndoChunk,
+    }
+    return kinds[kind].from_payload(payload)

@@ -1,0 +1,206 @@
+"""A chunk of the merge: source rows of one table, and the target rows they are merged into."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from lern.chunks import Carried, Contributed, Counts, Json
+from lern.ledger import Ledger
+from lern.rules.merge import COUNTERS, EnrolmentPolicy, difference, keeps, settle
+from lern.store import rows as lines
+from lern.store.base import Change, Store
+from lern.store.tables import TABLES, Key, Row, Table
+
+KIND: Final = "merge"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One source row of a chunk.
+
+    `before`: the target's row when the chunk was journalled, None if it did not stand.
+    `contributed`: what the source row's counters had given already. `remove`: whether the source row
+    is to be deleted once its target is in place.
+    """
+
+    source: Row
+    before: Row | None
+    contributed: Mapping[str, int]
+    remove: bool
+
+
+@dataclass(frozen=True)
+class MergeChunk:
+    """Rows of one table on their way from the source's account to the target's."""
+
+    table: Table
+    source: str
+    target: str
+    policy: EnrolmentPolicy
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """Read a chunk back from the journal."""
+        table = TABLES[payload["table"]]
+        return cls(
+            table,
+            payload["source"],
+            payload["target"],
+            EnrolmentPolicy(payload["policy"]),
+            tuple(
+                Entry(
+                    lines.unpack(table, source),
+                    None if before is None else lines.unpack(table, before),
+                    contributed,
+                    remove,
+                )
+                for source, before, contributed, remove in payload["entries"]
+            ),
+        )
+
+    def to_payload(self) -> Json:
+        """Give what the journal keeps."""
+        table = self.table
+        return {
+            "table": table.name,
+            "source": self.source,
+            "target": self.target,
+            "policy": self.policy.value,
+            "entries": [
+                [
+                    lines.pack(table, e.source),
+                    None if e.before is None else lines.pack(table, e.before),
+                    dict(e.contributed),
+                    e.remove,
+                ]
+                for e in self.entries
+            ],
+        }
+
+    def scope(self, course_of: Mapping[str, str]) -> Json:
+        """Give what later steps need to know of these rows: course → batch → contents.
+
+        `course_of` leads from a unit to its course; aggregates name only the unit.
+        """
+        scope: dict[str, dict[str, list[str]]] = {}
+        for entry in self.entries:
+            course, batch, content = place_of(self.table, entry.source)
+            contents = scope.setdefault(course_of.get(course, course), {}).setdefault(batch, [])
+            if content is not None:
+                contents.append(content)
+        return scope
+
+    def target_keys(self) -> list[Key]:
+        """Give the primary keys at the target, in the order of the entries."""
+        table, target = self.table, self.target
+        return [key_at(table, entry.source, target) for entry in self.entries]
+
+    def wanted(self, entry: Entry, current: Row | None) -> Row | None:
+        """Give the row that the target is to hold, seen from the row it holds now."""
+        source = self.table.with_user(entry.source, self.target)
+        return settle(self.table, current, source, entry.before, entry.contributed, self.policy)
+
+    def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
+        """Settle the target's rows, then delete the source rows that have not changed since."""
+        by_key = dict(zip(self.target_keys(), self.entries, strict=True))
+
+        def decide(current: Mapping[Key, Row]) -> Iterator[Change]:
+            for key, entry in by_key.items():
+                row = current.get(key)
+                wanted = self.wanted(entry, row)
+                change = None if wanted is None else difference(self.table, row, wanted)
+                if change is not None:
+                    yield change
+
+        removable = [entry.source for entry in self.entries if entry.remove]
+        with store.unit(guard) as unit:
+            unit.settle(self.table, by_key.keys(), decide)
+            changed = unit.remove(self.table, removable) if removable else []
+        return Carried(self._counts(len(removable) - len(changed)), self._contributions(changed))
+
+    def _counts(self, deleted: int) -> Counts:
+        outcome = Counter("copied" if entry.before is None else "merged" for entry in self.entries)
+        return {"read": len(self.entries), "copied": outcome["copied"], "merged": outcome["merged"], "deleted": deleted}
+
+    def _contributions(self, changed: Sequence[Row]) -> Contributed:
+        """Remember what the rows that still stand have given; forget the rows that are gone."""
+        columns = COUNTERS.get(self.table.name)
+        if not columns:
+            return {}
+        standing = {self.table.key_of(row) for row in changed}
+        result: Contributed = {}
+        for entry in self.entries:
+            gone = entry.remove and self.table.key_of(entry.source) not in standing
+            given = {c: entry.source[c] for c in columns if c in entry.source}
+            if not gone:
+                result[self.table.name, identity_of(self.table, entry.source)] = given
+            elif entry.contributed:
+                result[self.table.name, identity_of(self.table, entry.source)] = None
+        return result
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A planned chunk, if there is anything to do, and the source rows that must stay, with the reason."""
+
+    chunk: MergeChunk | None
+    left: tuple[tuple[Key, str], ...]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans chunks of one merge. `keep` leaves source rows (`LERN_MERGE_SOURCE_ROWS=keep`)."""
+
+    store: Store
+    ledger: Ledger
+    source: str
+    target: str
+    policy: EnrolmentPolicy
+    keep: bool
+
+    def plan(self, table: Table, rows: Sequence[Row]) -> Planned:
+        """Read the targets of some source rows and say what is to be done with them."""
+        keys = [key_at(table, row, self.target) for row in rows]
+        current = self.store.read(table, keys)
+        contributed = self._contributed(table, rows)
+        entries: list[Entry] = []
+        left: list[tuple[Key, str]] = []
+        for row, key in zip(rows, keys, strict=True):
+            before = current.get(key)
+            given = contributed.get(identity_of(table, row), {})
+            at_target = table.with_user(row, self.target)
+            wanted = settle(table, before, at_target, before, given, self.policy)
+            reason = keeps(table, wanted, row, self.policy)
+            if reason is not None:
+                left.append((table.key_of(row), reason))
+            remove = not self.keep and reason is None
+            if remove or (wanted is not None and difference(table, before, wanted) is not None):
+                entries.append(Entry(row, before, given, remove))
+        chunk = MergeChunk(table, self.source, self.target, self.policy, tuple(entries)) if entries else None
+        return Planned(chunk, tuple(left))
+
+    def _contributed(self, table: Table, rows: Sequence[Row]) -> Mapping[Key, Mapping[str, int]]:
+        if table.name not in COUNTERS:
+            return {}
+        return self.ledger.contributed(self.source, table.name, [identity_of(table, row) for row in rows])
+
+
+def identity_of(table: Table, row: Row) -> Key:
+    """Give a row's primary key without the user: what two accounts' rows are matched by."""
+    return tuple([row[c] for c in table.key if c != table.user])
+
+
+def key_at(table: Table, row: Row, user: str) -> Key:
+    """Give the primary key that a row has in another learner's account."""
+    return tuple([user if c == table.user else row[c] for c in table.key])
+
+
+def place_of(table: Table, row: Row) -> tuple[str, str, str | None]:
+    """Give the course, the batch and the content that a row is about (content None where it has none)."""
+    if table.name == "user_activity_agg":
+        return row["activity_id"], row["context_id"].removeprefix("cb:"), None
+    if table.name == "assessment_aggregator":
+        return row["course_id"], row["batch_id"], row["content_id"]
+    return row.get("courseid", ""), row["batchid"], row.get("contentid")

@@ -1,0 +1,163 @@
+"""The Python API, and the one place where the domain talks to Celery: by task name.
+
+    from lern import Lern
+    lern = Lern()                                   # LERN_BROKER_URL, or Lern(broker_url=...)
+    run = lern.merge_accounts(source, target)
+    run.id; run.state(); run.wait(timeout=30)
+
+Celery, Redis and the settings are imported when they are first used: a service that imports `lern` at
+its start pays for them only when it enqueues.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from lern import events
+from lern.errors import Refused, Unreachable
+from lern.mirror import Mirror, RunState
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from lern.settings import Settings
+
+INTAKE: Final = "lern.intake"
+QUEUE_HEADER: Final = "lern_sent"
+
+
+class Queue:
+    """Sends step messages to the broker, confirmed: when a call returns, Redis has the message."""
+
+    def __init__(self, broker_url: str, queue: str) -> None:
+        """Connect lazily to a broker; `queue` is the one queue that the workers consume."""
+        self.name = queue
+        self._broker_url = broker_url
+
+    @cached_property
+    def _app(self) -> "Celery":
+        from celery import Celery
+
+        app = Celery("lern", broker=self._broker_url, set_as_current=False)
+        app.conf.update(
+            task_default_queue=self.name,
+            task_serializer="json",
+            accept_content=["json"],
+            task_ignore_result=True,
+            # A message must not get lost between us and the broker: no silent endless retries, an error instead.
+            task_publish_retry=False,
+            broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 5},
+            broker_connection_timeout=5,
+        )
+        return app
+
+    def send_chain(self, run_id: str, generation: int, steps: Sequence[str]) -> None:
+        """Send a run's steps as one chain. Messages carry the run's id and generation and nothing else."""
+        from celery import chain
+
+        signatures = [
+            self._app.signature(
+                step,
+                args=[run_id, generation],
+                immutable=True,
+                # The same step of the same generation has one name, wherever it is shown.
+                task_id=f"{run_id}.{generation}.{step}",
+                queue=self.name,
+            )
+            for step in steps
+        ]
+        self._send(lambda: (chain(signatures) if len(signatures) > 1 else signatures[0]).apply_async(headers=_sent()))
+
+    def send_intake(self, value: bytes, topic: str | None, run_id: str | None) -> None:
+        """Send an event to be taken in by a worker."""
+        self._send(
+            lambda: self._app.send_task(
+                INTAKE, args=[value.decode("utf-8"), topic, run_id], queue=self.name, headers=_sent()
+            )
+        )
+
+    def _send(self, call: Callable[[], object]) -> None:
+        from kombu.exceptions import OperationalError
+        from redis import RedisError
+
+        try:
+            call()
+        except (OperationalError, RedisError, OSError) as error:
+            raise Unreachable("broker", str(error)) from error
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._app.close()
+
+
+def _sent() -> dict[str, int]:
+    return {QUEUE_HEADER: time.time_ns() // 1_000_000}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A handle on one run: its id, its state, and waiting for its end."""
+
+    id: str
+    _mirror: Mirror
+
+    def state(self) -> RunState:
+        """Tell how the run stands. `queued` until a worker has taken it in."""
+        return self._mirror.seen(self.id) or RunState("queued")
+
+    def wait(self, timeout: float | None = None) -> RunState:
+        """Wait until the run has ended and give its state. Raises `TimeoutError` after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.01
+        while not (state := self.state()).ended:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"run {self.id} is {state.state} after {timeout} s")
+            time.sleep(pause)
+            pause = min(0.25, pause * 1.5)
+        return state
+
+
+class Lern:
+    """Enqueues work from any Python service. Needs nothing but the broker's address."""
+
+    def __init__(self, broker_url: str | None = None, *, settings: "Settings | None" = None) -> None:
+        """Use `broker_url`, or what `LERN_BROKER_URL` says. Raises `Refused` if neither is there."""
+        from lern.settings import Settings
+
+        self._settings = settings or Settings.load()
+        url = broker_url or self._settings.broker_url
+        if url is None:
+            raise Refused("no broker: set LERN_BROKER_URL or call Lern(broker_url=...)")
+        self._url = url
+
+    @cached_property
+    def _queue(self) -> Queue:
+        return Queue(self._url, self._settings.queue)
+
+    @cached_property
+    def _mirror(self) -> Mirror:
+        from redis import Redis
+
+        return Mirror(Redis.from_url(self._url))
+
+    def merge_accounts(self, source: str, target: str, *, idempotency_key: str | None = None) -> Run:
+        """Merge the account `source` into `target`.
+
+        Calls with the same accounts and the same `idempotency_key` are one run, however often. Raises
+        `lern.events.BadEvent` for ids that cannot be, `Unreachable` if the broker does not answer.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        # With a key the event must be the same every time, so its time cannot be the clock's.
+        event_time = 0 if idempotency_key else time.time_ns() // 1_000_000
+        value = events.to_bytes(events.merge_request(source, target, event_time, key))
+        merge = events.merge(events.parse(value))
+        run_id = events.run_id("merge", value, merge.mid, (source, target))
+        self._queue.send_intake(value, None, run_id)
+        return Run(run_id, self._mirror)
+
+    def run(self, run_id: str) -> Run:
+        """Give a handle on a run by its id."""
+        return Run(run_id, self._mirror)

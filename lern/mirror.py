@@ -1,0 +1,61 @@
+"""A run's state in Redis, for services that know only the broker's address.
+
+Key `{lern}:run:<id>`: a JSON object with `state` and, where there is one, `step`, `reason`; kept 7 days.
+The ledger is the truth; this is its shadow, written after it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lern.errors import Unreachable
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+KEPT_SECONDS: Final = 7 * 24 * 3600
+ENDED: Final = frozenset({"succeeded", "failed", "undone"})
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What is known of a run from outside."""
+
+    state: str
+    step: str | None = None
+    reason: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.state in ENDED
+
+
+class Mirror:
+    """Writes and reads the shadow of runs' states."""
+
+    def __init__(self, client: "Redis") -> None:
+        """Use a client of the broker's Redis."""
+        self._client = client
+
+    def show(self, run_id: str, state: RunState) -> None:
+        """Write a run's state."""
+        value = json.dumps({name: value for name, value in asdict(state).items() if value is not None})
+        self._call("set", _key(run_id), value, ex=KEPT_SECONDS)
+
+    def seen(self, run_id: str) -> RunState | None:
+        """Read a run's state; None if nothing was written yet, or it has been forgotten."""
+        raw = self._call("get", _key(run_id))
+        return RunState(**json.loads(raw)) if raw else None
+
+    def _call(self, command: str, *args: Any, **options: Any) -> Any:
+        from redis import RedisError
+
+        try:
+            return getattr(self._client, command)(*args, **options)
+        except RedisError as error:
+            raise Unreachable("broker", str(error)) from error
+
+
+def _key(run_id: str) -> str:
+    return f"{{lern}}:run:{run_id}"

@@ -1,0 +1,79 @@
+"""What a process needs to do work: each part opened when it is first used, once per process.
+
+A worker's children are forked from a parent that has opened nothing, so that no connection is shared.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import redis
+
+from lern.client import Queue
+from lern.ledger import Ledger
+from lern.locks import Locks
+from lern.mirror import Mirror
+from lern.outgoing import FileSender, Sender
+from lern.relations import Relations
+from lern.settings import Settings, SettingsError
+from lern.store import open_store
+from lern.store.base import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts, by the design's words. `settings` says where each is."""
+
+    settings: Settings
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The truth about runs."""
+        return Ledger(self.settings.ledger_url_or_default)
+
+    @cached_property
+    def store(self) -> Store:
+        """The learner rows."""
+        return open_store(self.settings)
+
+    @cached_property
+    def locks(self) -> Locks:
+        """The locks on users."""
+        url = self.settings.locks_url or self.broker_url
+        return Locks(redis.Redis.from_url(url, **_PATIENCE), self.settings.lock_ttl)
+
+    @cached_property
+    def relations(self) -> Relations:
+        """The relations of collections."""
+        if self.settings.relations_url:
+            return Relations(redis.Redis.from_url(self.settings.relations_url, **_PATIENCE))
+        return Relations(redis.Redis.from_url(self.broker_url, **{**_PATIENCE, "db": 10}))
+
+    @cached_property
+    def mirror(self) -> Mirror:
+        """The runs' states as other services see them."""
+        return Mirror(self.broker)
+
+    @cached_property
+    def broker(self) -> "redis.Redis":
+        """A plain client of the broker's Redis."""
+        return redis.Redis.from_url(self.broker_url, **_PATIENCE)
+
+    @cached_property
+    def sender(self) -> Sender:
+        """Where outgoing events go: files in the data directory, where there is no Kafka."""
+        return FileSender(self.settings.out_dir)
+
+    @cached_property
+    def queue(self) -> Queue:
+        """The queue that the workers consume."""
+        return Queue(self.broker_url, self.settings.queue)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's address. Raises `SettingsError` where the embedded Redis has not been started."""
+        if self.settings.broker_url is None:
+            raise SettingsError("LERN_BROKER_URL: not set, and no embedded Redis was started for this process")
+        return self.settings.broker_url
+
+
+_PATIENCE = {"socket_timeout": 10, "socket_connect_timeout": 5}

@@ -1,0 +1,94 @@
+"""The Celery application, and how a step's outcome is said in Celery's words."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from celery import Celery, Task
+from celery.exceptions import Ignore, Retry
+from celery.signals import worker_process_init
+
+from lern.errors import Unreachable
+from lern.services import Services
+from lern.settings import Settings
+from tasks.step import Aside, Body, Done, Ended, perform
+
+log = structlog.get_logger()
+
+app = Celery("lern")
+app.config_from_object("celeryconfig")
+
+LEDGER_PAUSE: Final = 1.0
+
+
+class StepFailed(Exception):  # noqa: N818 - the name that admins read in Flower
+    """The step failed for good; the run can be retried once the cause is mended."""
+
+
+class _Process:
+    """The services of this process. A forked child starts with none of its parent's connections."""
+
+    pid: int | None = None
+    services: Services | None = None
+
+
+def services() -> Services:
+    """Give this process's services, opened when first used."""
+    if _Process.services is None or _Process.pid != os.getpid():
+        _Process.services, _Process.pid = Services(Settings.load()), os.getpid()
+    return _Process.services
+
+
+@worker_process_init.connect
+def _forget_parent(**_: Any) -> None:
+    _Process.services = None
+
+
+def step_task(name: str) -> Callable[[Body], Body]:
+    """Make a step's body a Celery task of this name. The body itself stays callable without Celery."""
+
+    def register(body: Body) -> Body:
+        BODIES[name] = body
+
+        def run(self: Task, run_id: str, generation: int) -> Any:
+            return _say(_perform(name, body, run_id, generation))
+
+        app.task(run, name=name, bind=True)
+        return body
+
+    return register
+
+
+BODIES: dict[str, Body] = {}
+
+
+def _perform(name: str, body: Body, run_id: str, generation: int) -> Any:
+    """Carry out a step; while the ledger cannot be reached, wait for it here.
+
+    Without the ledger nothing can be written down, not even that the step waits; no user is held meanwhile.
+    """
+    while True:
+        try:
+            return perform(services(), name, body, run_id, generation)
+        except Unreachable as error:
+            if error.server != "ledger":
+                raise
+            log.warning("waits for the ledger", reason=str(error))
+            time.sleep(LEDGER_PAUSE)
+
+
+def _say(outcome: Any) -> Any:
+    """Say an outcome in Celery's words: a result sends the chain on, anything else ends it here."""
+    match outcome:
+        case Done(result):
+            return result
+        case Ended(_):
+            raise Ignore
+        case Aside(reason, _):
+            # Only the state: the sweeper sends the step again when it is due. An ETA would be held by
+            # this worker, unacknowledged, and with prefetch 1 block everything behind it.
+            raise Retry(reason)
+        case failed:
+            raise StepFailed(f"{failed.code}: {failed.reason}")

@@ -1,0 +1,238 @@
+"""The steps of the merge of two accounts, in the order in which they run.
+
+Each brings one kind of row from the source's account to the target's; the last computes progress again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lern.chunks import merge, sync
+from lern.lms_cache import forget_enrolment_list
+from lern.rules.merge import EnrolmentPolicy
+from lern.store.base import Store
+from lern.store.tables import (
+    ASSESSMENT_AGGREGATOR,
+    CONTENT_CONSUMPTION,
+    USER_ACTIVITY_AGG,
+    USER_CONTENT_CONSUMPTION,
+    USER_COURSES,
+    USER_ENROLMENTS,
+    Key,
+    Row,
+    Table,
+)
+from tasks.app import step_task
+from tasks.step import Result, Work
+
+CONTENT: Final = "merge.content"
+ENROLMENTS: Final = "merge.enrolments"
+AGGREGATES: Final = "merge.aggregates"
+ASSESSMENTS: Final = "merge.assessments"
+SYNC: Final = "merge.batch_enrolment_sync"
+
+# How often the source is read from the start while somebody keeps writing to it. What comes later is
+# the sweep's.
+PASSES: Final = 5
+PAIRS_AT_ONCE: Final = 50
+# Attempts carry their questions: a chunk of them is bounded more tightly.
+ATTEMPTS_AT_ONCE: Final = 100
+# A warning names so many rows at most; the rest is a number.
+NAMED_AT_MOST: Final = 5
+
+
+@step_task(CONTENT)
+def content(work: Work) -> Result:
+    """Merge what the source has seen of every content."""
+    slices = [_Slices(USER_CONTENT_CONSUMPTION, [(work.source,)])]
+    if _legacy(work):
+        slices.append(_Slices(CONTENT_CONSUMPTION, [(work.source,)]))
+    return _merge(work, slices)
+
+
+@step_task(ENROLMENTS)
+def enrolments(work: Work) -> Result:
+    """Merge the source's enrolments."""
+    slices = [_Slices(USER_ENROLMENTS, [(work.source,)])]
+    if _legacy(work):
+        batches = sorted({batch for _, batch, _ in _scope(work)})
+        slices.append(_Slices(USER_COURSES, [(batch, work.source) for batch in batches]))
+    return _merge(work, slices)
+
+
+@step_task(AGGREGATES)
+def aggregates(work: Work) -> Result:
+    """Merge the aggregates of the scope's courses and of every unit above the merged contents."""
+    activities = _activities(work)
+    slices = [("Course", activity, work.source) for activity in sorted(activities)]
+    return _merge(work, [_Slices(USER_ACTIVITY_AGG, slices)], activities)
+
+
+@step_task(ASSESSMENTS)
+def assessments(work: Work) -> Result:
+    """Merge the attempts of the scope's courses and batches."""
+    pairs = sorted({(course, batch) for course, batch, _ in _scope(work)})
+    slices = [(work.source, course, batch) for course, batch in pairs]
+    return _merge(work, [_Slices(ASSESSMENT_AGGREGATOR, slices, ATTEMPTS_AT_ONCE)])
+
+
+@step_task(SYNC)
+def batch_enrolment_sync(work: Work) -> Result:
+    """Compute the progress of the target's enrolments in the scope again, and announce it."""
+    services, settings = work.services, work.services.settings
+    topics = sync.Topics(
+        settings.topic("coursebatch_job_request"),
+        settings.topic("issue_certificate_request"),
+        settings.topic("telemetry_raw"),
+    )
+    run = work.run
+    planner = sync.Planner(services.store, services.relations, topics, run.id, work.target, run.time)
+    pairs = sorted(
+        {
+            (course, batch)
+            for scope in services.ledger.scope_of_run(run.id)
+            for course, batches in scope.items()
+            for batch in batches
+        }
+    )
+    unknown: set[str] = set()
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        planned = planner.plan(pairs[start : start + PAIRS_AT_ONCE])
+        unknown.update(planned.unknown)
+        known = services.ledger.known_mids([event.mid for event in planned.events])
+        outgoing = tuple(event for event in planned.events if event.mid not in known)
+        if planned.chunk.items or outgoing:
+            work.journal(sync.KIND, planned.chunk, outgoing=outgoing)
+    if unknown:
+        work.warnings.append(f"progress not computed, relations are missing: {_named(sorted(unknown))}")
+    result = _counted(work)
+    _forget_lists(work)
+    return result
+
+
+def _forget_lists(work: Work) -> None:
+    """Make lms-service read the enrolments of both accounts afresh."""
+    client = work.services.lms_cache
+    if client is not None:
+        forget_enrolment_list(client, work.source)
+        forget_enrolment_list(client, work.target)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The slices of one table that a step merges, and how many rows make a chunk (None: the setting)."""
+
+    table: Table
+    wheres: Sequence[Key]
+    rows_at_once: int | None = None
+
+
+def _merge(work: Work, slices: Iterable[_Slices], course_of: dict[str, str] | None = None) -> Result:
+    """Merge slice by slice, and read each source once more until nothing is left to do."""
+    settings = work.services.settings
+    planner = merge.Planner(
+        work.services.store,
+        work.services.ledger,
+        work.source,
+        work.target,
+        EnrolmentPolicy(settings.merge_enrolments),
+        keep=settings.merge_source_rows == "keep",
+    )
+    left: dict[Key, str] = {}
+    for part in slices:
+        at_once = min(part.rows_at_once or settings.chunk_rows, settings.chunk_rows)
+        for _ in range(PASSES):
+            left_now: dict[Key, str] = {}
+            if not _pass(work, planner, part, at_once, left_now, course_of or {}):
+                break
+        else:
+            work.warnings.append(f"{part.table.name}: the source is still being written; a sweep takes the rest")
+        left.update(left_now)
+    for reason in sorted(set(left.values())):
+        keys = [list(key) for key, why in left.items() if why == reason]
+        work.warnings.append(f"left at the source, {reason}: {_named(keys)}")
+    return {**_counted(work), "left": len(left)}
+
+
+def _pass(  # noqa: PLR0913 - one pass over one part
+    work: Work,
+    planner: merge.Planner,
+    part: _Slices,
+    at_once: int,
+    left: dict[Key, str],
+    course_of: dict[str, str],
+) -> bool:
+    """Go over the source's rows once, from the start; tell whether there was anything to do."""
+    found = False
+    for rows in _bunches(work.services.store, part.table, part.wheres, at_once):
+        planned = planner.plan(part.table, rows)
+        left.update(planned.left)
+        if planned.chunk is not None:
+            found = True
+            work.journal(merge.KIND, planned.chunk, planned.chunk.scope(course_of))
+    return found
+
+
+def _bunches(store: Store, table: Table, wheres: Sequence[Key], limit: int) -> Iterator[list[Row]]:
+    """Read slices one after the other in bunches of at most `limit` rows."""
+    bunch: list[Row] = []
+    for where in wheres:
+        after: Key | None = None
+        while True:
+            room = limit - len(bunch)
+            rows = store.rows(table, where, after, room)
+            bunch.extend(rows)
+            if len(bunch) == limit:
+                yield bunch
+                bunch = []
+            if len(rows) < room:
+                break
+            after = table.order_of(rows[-1])
+    if bunch:
+        yield bunch
+
+
+def _scope(work: Work) -> Iterator[tuple[str, str, list[str]]]:
+    """Give (course, batch, contents) of everything ever merged away from the source's account.
+
+    Of every run, not just this one: what a sweep finds late belongs to courses that were merged before.
+    """
+    for scope in work.services.ledger.scope_of_source(work.source):
+        for course, batches in scope.items():
+            for batch, contents in batches.items():
+                yield course, batch, contents
+
+
+def _activities(work: Work) -> dict[str, str]:
+    """Give the activities to merge, courses and units, each with its course; warn where units are unknown."""
+    result: dict[str, str] = {}
+    unknown: set[str] = set()
+    asked: set[tuple[str, str]] = set()
+    for course, _, contents in _scope(work):
+        result[course] = course
+        new = [content for content in contents if (course, content) not in asked]
+        asked.update((course, content) for content in new)
+        for units in work.services.relations.ancestors_of(course, new).values() if new else ():
+            if not units:
+                unknown.add(course)
+            for unit in units:
+                result.setdefault(unit, course)
+    if unknown:
+        work.warnings.append(f"units not merged, relations are missing: {_named(sorted(unknown))}")
+    return result
+
+
+def _legacy(work: Work) -> bool:
+    return "legacy" in work.services.settings.merge_tables
+
+
+def _counted(work: Work) -> dict[str, Any]:
+    """Add up what the marked chunks of this step came to, whichever attempt carried them out."""
+    counts, warnings = work.services.ledger.counts(work.run.id, work.step)
+    work.warnings.extend(warnings)
+    return counts
+
+
+def _named(things: Sequence[Any]) -> str:
+    more = len(things) - NAMED_AT_MOST
+    return ", ".join(str(thing) for thing in things[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

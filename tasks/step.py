@@ -1,0 +1,281 @@
+"""What every step shares: locks, ledger, rolling forward, events, and what happens when it goes wrong.
+
+`perform` shows the whole order. It knows nothing of Celery, so that a step can be run, and killed at
+every call, without a broker; `tasks.app.step_task` turns its outcome into Celery's words.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from lern import chunks, events, metrics
+from lern.chunks import Chunk
+from lern.errors import Busy, LockLost, Refused, Unreachable
+from lern.ledger import Finished, NewChunk, Stale, Started
+from lern.ledger import Run as LedgerRun
+from lern.locks import Held
+from lern.mirror import RunState
+from lern.outgoing import OutgoingEvent
+from lern.retry import GiveUp, Retry, RetryPolicy, Wait
+from lern.services import Services
+
+log = structlog.get_logger()
+
+SEND_AT_ONCE: Final = 500
+Result = dict[str, Any]
+# Course → batch → contents: what a chunk touched, for the steps that come after the rows are gone.
+Scope = dict[str, dict[str, list[str]]]
+# A message can be delivered twice. The copy that comes to nothing must not touch what the other is doing.
+_OVERTAKEN: Final = "another execution of this step is at work, or the run has moved on"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The step is done, now or before: the chain goes on."""
+
+    result: Result
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The message has nothing to do here: the run has moved on. The chain ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Aside:
+    """The step comes back later, sent by the sweeper when `next_at` (ms) is due."""
+
+    reason: str
+    next_at: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run has failed, for a reason that trying again cannot mend."""
+
+    code: str
+    reason: str
+
+
+Outcome = Done | Ended | Aside | Failed
+
+
+@dataclass
+class Work:
+    """What a step's body has in hand while it holds its users."""
+
+    services: Services
+    run: LedgerRun
+    step: str
+    target: str
+    held: Held
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        """The account that is merged away."""
+        return self.run.source
+
+    def guard(self) -> None:
+        """Stop here if the users are no longer ours. Called before every write."""
+        self.held.check()
+
+    def journal(
+        self,
+        kind: str,
+        chunk: Chunk,
+        scope: Scope | None = None,
+        outgoing: tuple[OutgoingEvent, ...] = (),
+        number: int | None = None,
+    ) -> None:
+        """Journal a chunk with its events, carry it out and mark it. Without a number it gets the next one."""
+        self.guard()
+        ledger = self.services.ledger
+        new = NewChunk(
+            run_id=self.run.id,
+            step=self.step,
+            number=ledger.next_number(self.run.id, self.step) if number is None else number,
+            kind=kind,
+            source=self.run.source,
+            target=self.target,
+            payload=chunk.to_payload(),
+            scope=scope,
+            created_at=now_ms(),
+        )
+        saved = ledger.journal(new, outgoing)
+        self._carry_out(saved.id, chunk)
+
+    def roll_forward(self) -> None:
+        """Settle what an earlier attempt, of this run or another, journalled and did not finish.
+
+        Nothing may be planned over an unfinished chunk: its target rows are not yet where they belong,
+        and its counters would be counted from the wrong place.
+        """
+        for saved in self.services.ledger.open_chunks(self.users):
+            log.info("rolls forward", chunk=saved.id, of_run=saved.run_id, of_step=saved.step)
+            self._carry_out(saved.id, chunks.read(saved.kind, saved.payload))
+
+    @property
+    def users(self) -> frozenset[str]:
+        """Everybody whom the step holds."""
+        return self.held.users
+
+    def _carry_out(self, chunk_id: int, chunk: Chunk) -> None:
+        carried = chunk.carry_out(self.services.store, self.guard)
+        self.guard()
+        self.services.ledger.mark(
+            chunk_id, {**carried.counts, "warnings": list(carried.warnings)}, carried.contributed, now_ms()
+        )
+
+
+Body = Callable[[Work], Result]
+
+
+def perform(services: Services, name: str, body: Body, run_id: str, generation: int) -> Outcome:
+    """Carry out one step of one run: lock, ask the ledger, roll forward, work, send, mark."""
+    token = uuid.uuid4().hex
+    begun = time.monotonic()
+    structlog.contextvars.bind_contextvars(run=run_id, step=name)
+    try:
+        run = services.ledger.peek(run_id)
+        if run is None:
+            return Ended("no such run")
+        structlog.contextvars.bind_contextvars(users=[run.source, run.target])
+        with _hold(services, run, name, token) as (held, target):
+            outcome = _carry_on(services, name, body, run, generation, token, held, target)
+    except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
+        outcome = _decide(services, name, run_id, generation, token, error)
+    _tell(services, name, run_id, outcome, time.monotonic() - begun)
+    return outcome
+
+
+def _carry_on(  # noqa: PLR0913 - the parts of one step, each from another place
+    services: Services,
+    name: str,
+    body: Body,
+    run: LedgerRun,
+    generation: int,
+    token: str,
+    held: Held,
+    target: str,
+) -> Outcome:
+    """Work while the users are held. The order is the guarantee."""
+    ledger = services.ledger
+    beginning = ledger.begin(run.id, name, generation, token, now_ms(), services.settings.max_lost)
+    if isinstance(beginning, Stale):
+        return Ended(beginning.reason)
+    if isinstance(beginning, Finished):
+        return Done(beginning.result)
+    if not isinstance(beginning, Started):
+        raise Refused(f"the worker died {beginning.lost} times in this step")
+    if beginning.first:
+        services.mirror.show(run.id, RunState("running", name))
+    work = Work(services, beginning.run, name, target, held)
+    work.roll_forward()
+    result = body(work)
+    if work.warnings:
+        result["warnings"] = work.warnings
+    deliver(services, run.id)
+    held.check()
+    following = ledger.finish(run.id, name, generation, token, result, now_ms())
+    if following is None:
+        services.mirror.show(run.id, RunState("succeeded"))
+    return Done(result)
+
+
+@contextmanager
+def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator[tuple[Held, str]]:
+    """Hold everybody concerned: source, named target, where that account went, and whoever an unfinished chunk names.
+
+    Whom that is can only be known for sure while they are held, so look again and take more until it fits.
+    """
+    users = _concerned(services, run, {run.source, run.target})
+    while True:
+        with services.locks.hold(users, token, services.settings.lock_wait, f"{run.id} {name}") as held:
+            wanted = _concerned(services, run, users)
+            if wanted <= users:
+                yield held, services.ledger.final_account(run.target)
+                return
+        users = wanted
+
+
+def _concerned(services: Services, run: LedgerRun, users: set[str]) -> set[str]:
+    final = services.ledger.final_account(run.target)
+    unfinished = services.ledger.open_chunks({*users, final})
+    return {*users, final, *(user for chunk in unfinished for user in (chunk.source, chunk.target))}
+
+
+def deliver(services: Services, run_id: str | None) -> None:
+    """Send what the outbox holds and mark it. Killed in between, it is sent again: recognisable by `mid`."""
+    while events_ := services.ledger.undelivered(run_id, SEND_AT_ONCE):
+        services.sender.send(events_)
+        services.ledger.delivered([event.mid for event in events_], now_ms())
+
+
+def _decide(  # noqa: PLR0913 - what the ledger needs to know of a failure
+    services: Services, name: str, run_id: str, generation: int, token: str, error: Exception
+) -> Outcome:
+    """Turn an error into a decision and enter that in the ledger. Raises if the ledger cannot be reached."""
+    if isinstance(error, Unreachable) and error.server == "ledger":
+        raise error
+    settings, ledger = services.settings, services.ledger
+    run = ledger.run(run_id)
+    step = next((s for s in run.steps if s.name == name), None) if run else None
+    if run is None or step is None:
+        return Ended("no such run or step")
+    policy = RetryPolicy(settings.max_attempts, settings.retry_base, settings.retry_cap)
+    waited = (now_ms() - (step.queued_at or now_ms())) / 1000
+    decision = policy.decide(error, step.attempts + 1, waited, random.random())  # noqa: S311 - jitter, no secret
+    at = now_ms()
+    if isinstance(decision, GiveUp):
+        log.error("step failed", code=decision.code, reason=decision.reason, exc_info=_unforeseen(error))
+        announcement = _announcement(services, run, generation, decision)
+        if not ledger.fail(run_id, name, generation, token, at, decision.code, decision.reason, announcement):
+            return Ended(_OVERTAKEN)
+        deliver(services, run_id)
+        return Failed(decision.code, decision.reason)
+    log.info("step waits" if isinstance(decision, Wait) else "step is retried", reason=decision.reason)
+    next_at = at + round(decision.seconds * 1000)
+    counts = isinstance(decision, Retry)
+    if not ledger.step_aside(run_id, name, generation, token, at, next_at, decision.reason, counts=counts):
+        return Ended(_OVERTAKEN)
+    metrics.retried(run.workflow, name, type(decision).__name__.lower())
+    return Aside(decision.reason, next_at)
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    """Give the error where its traceback is of use: where nobody foresaw it."""
+    return None if isinstance(error, Refused | Busy | LockLost | Unreachable) else error
+
+
+def _announcement(services: Services, run: LedgerRun, generation: int, decision: GiveUp) -> OutgoingEvent:
+    topic = services.settings.topic("learning_events_failed")
+    return events.failed(topic, run.id, generation, run.event, decision.code, decision.reason)
+
+
+def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds: float) -> None:
+    """Say what came of it: one line, one metric, and the run's shadow for other services."""
+    word = type(outcome).__name__.lower()
+    metrics.step_ended(name, word, seconds)
+    log.info("step " + word, seconds=round(seconds, 4), **_details(outcome))
+    if isinstance(outcome, Aside):
+        services.mirror.show(run_id, RunState("waiting", name, outcome.reason))
+    elif isinstance(outcome, Failed):
+        services.mirror.show(run_id, RunState("failed", name, outcome.reason))
+
+
+def _details(outcome: Outcome) -> dict[str, Any]:
+    return {"rows": outcome.result} if isinstance(outcome, Done) else {"reason": outcome.reason}
+
+
+def now_ms() -> int:
+    """Give the time, in milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,215 @@
+"""The sweeper: sends what is due and what got lost. A loop in every worker and bridge; one at a time sweeps.
+
+What it looks after: steps that stepped aside and are due; steps whose worker died (the ledger calls
+them running, but nobody holds their users under their token); steps whose message is gone; everything
+unfinished when Redis has lost its memory; events that nobody sent. What merely waits in the queue is
+left alone.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+from celery.signals import before_task_publish, worker_ready, worker_shutting_down
+from redis import RedisError
+from redis.exceptions import LockError
+
+from lern.client import QUEUE_HEADER
+from lern.errors import LernError, Unreachable
+from lern.ledger import Pending
+from lern.services import Services
+from lern.settings import Settings
+from tasks.step import deliver, now_ms
+
+log = structlog.get_logger()
+
+# Redis keys: whose sweep it is, and a mark that is gone when Redis has lost its memory.
+LEADER: Final = "{lern}:sweeper"
+EPOCH: Final = "{lern}:epoch"
+AT_ONCE: Final = 200
+# An event is sent by its own step at once. Only one that has lain so long (ms) has lost its sender.
+EVENT_LEFT_AFTER: Final = 60_000
+
+
+class Sweeper:
+    """One sweep after the other, for one process."""
+
+    def __init__(self, services: Services) -> None:
+        """Use services of its own: it runs in a thread beside others."""
+        self._services = services
+        self._turn: Any = None
+
+    def sweep(self) -> int:
+        """Sweep once if it is our turn; give how many steps were sent."""
+        if not self._is_our_turn():
+            return 0
+        sent = self.remember()
+        sent += self._send_due()
+        sent += self._recover_dead()
+        sent += self._recover_lost()
+        deliver(self._services, None, created_before=now_ms() - EVENT_LEFT_AFTER)
+        return sent
+
+    def remember(self) -> int:
+        """Send everything unfinished if Redis does not remember us, then leave our mark.
+
+        In this order: killed in between, it is sent once more, which does no harm.
+        """
+        broker = self._services.broker
+        if broker.get(EPOCH) is not None:
+            return 0
+        sent = 0
+        for pending in self._unfinished():
+            sent += self._send(pending) if self._services.ledger.requeue(pending, now_ms()) else 0
+        broker.set(EPOCH, now_ms())
+        if sent:
+            log.warning("the broker had lost its memory", sent=sent)
+        return sent
+
+    def _is_our_turn(self) -> bool:
+        """Take or keep the lead. It lapses by itself when we die."""
+        if self._turn is None:
+            ttl = self._services.settings.lock_ttl
+            self._turn = self._services.broker.lock(LEADER, timeout=ttl, blocking=False, thread_local=False)
+        try:
+            if self._turn.owned():
+                return bool(self._turn.reacquire())
+            return bool(self._turn.acquire())
+        except LockError:
+            return False
+
+    def _send_due(self) -> int:
+        """Send the steps that stepped aside and whose time has come."""
+        ledger = self._services.ledger
+        return sum(self._send(p) for p in ledger.due(now_ms(), AT_ONCE) if ledger.requeue(p, now_ms()))
+
+    def _recover_dead(self) -> int:
+        """Send again the steps that are running by the ledger while nobody holds their users for them.
+
+        The lock is taken before the ledger says running and given back after it says done, so a running
+        step without its lock has died, or has lost its lock and stops before its next write.
+        """
+        ledger, locks = self._services.ledger, self._services.locks
+        sent = 0
+        for pending in self._paged(ledger.running):
+            held = locks.tokens([pending.source, pending.target])
+            if pending.token not in held.values() and ledger.requeue(pending, now_ms(), lost=True):
+                log.warning("a worker died in this step", run=pending.run_id, step=pending.step)
+                sent += self._send(pending)
+        return sent
+
+    def _recover_lost(self) -> int:
+        """Send again the steps whose message is gone.
+
+        The queue is first in, first out: what was queued well before its oldest message has been handed
+        out, and if it has not begun since, it died with whoever had it.
+        """
+        oldest = self._oldest_message()
+        if oldest is None:
+            return 0
+        slack = round(self._services.settings.lock_ttl * 1000)
+        ledger = self._services.ledger
+        lost = ledger.queued_before(min(oldest, now_ms()) - slack, AT_ONCE)
+        sent = sum(self._send(p) for p in lost if ledger.requeue(p, now_ms()))
+        if sent:
+            log.warning("messages were lost", sent=sent)
+        return sent
+
+    def _oldest_message(self) -> int | None:
+        """Give when the oldest message in the queue was sent (ms): now if there is none, None if it does not say."""
+        raw: Any = self._services.broker.lindex(self._services.settings.queue, -1)
+        if raw is None:
+            return now_ms()
+        try:
+            return int(json.loads(raw)["headers"][QUEUE_HEADER])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _unfinished(self) -> Iterator[Pending]:
+        return self._paged(self._services.ledger.unfinished)
+
+    def _paged(self, page: Any) -> Iterator[Pending]:
+        """Go through a listing of any length in bounded memory."""
+        after = None
+        while found := page(AT_ONCE, after):
+            yield from found
+            after = found[-1].place
+
+    def _send(self, pending: Pending) -> int:
+        self._services.queue.send_chain(pending.run_id, pending.generation, pending.steps)
+        return 1
+
+
+class SweeperThread:
+    """Sweeps in the background until it is stopped.
+
+    A worker forks its children. A child that is forked while this thread is inside a driver would
+    inherit that driver's locks for ever, so forks wait until the thread is out, and only then.
+    """
+
+    def __init__(self, services: Services) -> None:
+        """Prepare; nothing runs before `start`."""
+        self._services = services
+        self._stop = threading.Event()
+        self._inside = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        os.register_at_fork(
+            before=self._inside.acquire,
+            after_in_parent=self._inside.release,
+            after_in_child=self._inside.release,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the loop to end; it does at the next turn."""
+        self._stop.set()
+
+    def _loop(self) -> None:
+        sweeper = Sweeper(self._services)
+        while not self._stop.wait(self._services.settings.sweep_interval):
+            with self._inside, _survived():
+                sweeper.sweep()
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    """A server that is away is no reason to stop sweeping: the next turn tries again."""
+    try:
+        yield
+    except (Unreachable, RedisError, OSError) as error:
+        log.warning("could not sweep", reason=str(error))
+    except LernError as error:
+        log.error("could not sweep", reason=str(error))  # noqa: TRY400 - the message says it all
+    except Exception:
+        # Nobody watches this thread: if it died, nothing would be recovered any more.
+        log.exception("sweep failed")
+
+
+_thread: SweeperThread | None = None
+
+
+@worker_ready.connect
+def _start(**_: Any) -> None:
+    global _thread  # noqa: PLW0603 - one sweeper a process
+    _thread = SweeperThread(Services(Settings.load()))
+    _thread.start()
+
+
+@worker_shutting_down.connect
+def _end(**_: Any) -> None:
+    if _thread is not None:
+        _thread.stop()
+
+
+@before_task_publish.connect
+def _stamp(headers: dict[str, Any] | None = None, **_: Any) -> None:
+    """Every message says when it was sent: a chain's next step takes its predecessor's headers along."""
+    if headers is not None:
+        headers[QUEUE_HEADER] = now_ms()

@@ -1,0 +1,35 @@
+"""Undo: a run of its own that puts both accounts back to what the journal of another run says."""
+
+
+from lern import chunks
+from lern.chunks.undo import KIND, UndoChunk
+from lern.errors import Refused
+from lern.undo import STEP
+from tasks.app import step_task
+from tasks.step import Result, Work
+
+
+
+
+@step_task(STEP)
+def undo(work: Work) -> Result:
+    """Put the rows of the undone run back, newest chunk first."""
+    ledger = work.services.ledger
+    original = work.run.undo_of
+    if original is None:
+        raise Refused("this run does not say which run it undoes")
+    later = ledger.later_merges(original)
+    if later:
+        raise Refused(f"a later merge of these accounts stands: {', '.join(run.id for run in later)}; undo it first")
+    # A chunk of an undo has the number of the chunk that it undoes: whoever comes second finds it there.
+    journalled = {chunk.number for chunk in ledger.chunks(work.run.id)}
+    for saved in ledger.chunks(original, newest_first=True):
+        if saved.id not in journalled:
+            work.journal(KIND, UndoChunk.of(chunks.read(saved.kind, saved.payload)), number=saved.id)
+    counts, warnings = ledger.counts(work.run.id, work.step)
+    work.warnings.extend(warnings)
+    sent = ledger.delivered_mids(original)
+    if sent:
+        work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
+    ledger.undone(original, work.run.id)
+    return dict(counts)

@@ -1,0 +1,67 @@
+"""Which event starts which chain of which steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from lern import events
+from lern.events import BadEvent, Json
+from lern.settings import Settings
+from tasks import merge
+
+
+@dataclass(frozen=True)
+class Starting:
+    """What a workflow needs to begin: the users it locks, the event's time (ms) and message id."""
+
+    source: str
+    target: str
+    time: int | None
+    mid: str | None
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One workflow: its name in the ledger, the topic that starts it (a setting's name), its actions and steps."""
+
+    name: str
+    topic: str
+    actions: frozenset[str]
+    steps: tuple[str, ...]
+    read: Callable[[Json], Starting]
+
+
+def _read_merge(event: Json) -> Starting:
+    wanted = events.merge(event)
+    return Starting(wanted.source, wanted.target, wanted.time, wanted.mid)
+
+
+MERGE: Final = Workflow(
+    name="merge",
+    topic="user_account_merge",
+    actions=frozenset({events.MERGE_ACTION}),
+    steps=(merge.CONTENT, merge.ENROLMENTS, merge.AGGREGATES, merge.ASSESSMENTS, merge.SYNC),
+    read=_read_merge,
+)
+
+WORKFLOWS: Final[Mapping[str, Workflow]] = {workflow.name: workflow for workflow in (MERGE,)}
+
+
+def workflow_for(event: Json, topic: str | None, settings: Settings) -> Workflow:
+    """Choose the workflow of an event: by its topic if that is known, else by its action.
+
+    A topic that serves one workflow may leave the action out. Raises `BadEvent`.
+    """
+    action = events.action(event)
+    served = [w for w in WORKFLOWS.values() if topic is None or settings.topic(w.topic) == topic]
+    if topic is not None and not served:
+        raise BadEvent("UNKNOWN_TOPIC", "", f"no workflow is started by topic {topic}")
+    if action is None and topic is not None and len(served) == 1:
+        return served[0]
+    for workflow in served:
+        if action in workflow.actions:
+            return workflow
+    known = ", ".join(sorted(name for w in served for name in w.actions))
+    if action is None:
+        raise BadEvent("MISSING_FIELD", "edata.action", f"missing; one of {known} was expected")
+    raise BadEvent("UNKNOWN_ACTION", "edata.action", f"{action!r}; one of {known} was expected")
