@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.schema import CreateTable
 
 from lern.errors import BadRow, Unsettled
@@ -28,6 +28,7 @@ _PAGE: Final = 1000
 _SCHEMA_LOCK: Final = 0x6C65726E
 
 _COUNTED: Final = {"preserve_rowcount": True}
+_LONG_BITS: Final = 64
 
 
 class SqlStore:
@@ -234,12 +235,12 @@ class _Session:
         codec, statements = self._shapes[table]
         statement = statements.slice(len(where), after=after is not None, limit=limit is not None)
         parameters = (*where, *(after or ()), *(() if limit is None else (limit,)))
-        return list(map(codec.row, self._fetch(statement, parameters)))
+        return list(map(codec.row, self._fetch(table, statement, parameters)))
 
     def page(self, table: Table, after: Key | None, limit: int) -> list[Row]:
         codec, statements = self._shapes[table]
         statement = statements.page(after=after is not None)
-        return list(map(codec.row, self._fetch(statement, (*(after or ()), limit))))
+        return list(map(codec.row, self._fetch(table, statement, (*(after or ()), limit))))
 
     def standing(self, table: Table, keys: Collection[Key], *, lock: bool) -> dict[Key, Row]:
         codec, _ = self._shapes[table]
@@ -271,17 +272,17 @@ class _Session:
         for row in rows:
             _known(table, row)
         values = [writing.values(row, table.key_of(row)) for row in rows]
-        return self._write(table, statements.create().text, values)
+        return self._write(table, statements.create(), writing.columns, values)
 
     def update(self, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Key, Row]]) -> None:
         codec, statements = self._shapes[table]
         writing = codec.writing(columns)
         values = [(*writing.values(row, key), *key) for key, row in rows]
-        self._write(table, statements.update(writing.columns).text, values)
+        self._write(table, statements.update(writing.columns), (*writing.columns, *table.key), values)
 
     def delete(self, table: Table, keys: Sequence[Key]) -> None:
         _, statements = self._shapes[table]
-        self._write(table, statements.delete().text, keys)
+        self._write(table, statements.delete(), table.key, keys)
 
     def upsert(self, table: Table, rows: Iterable[Row]) -> None:
         """Write whole rows in the order given: of two with one key the later one counts, column by column."""
@@ -300,7 +301,7 @@ class _Session:
     def _upsert(self, table: Table, pending: Mapping[tuple[str, ...], list[Raw]]) -> None:
         _, statements = self._shapes[table]
         for columns, values in pending.items():
-            self._write(table, statements.upsert(columns[len(table.key) :]).text, values)
+            self._write(table, statements.upsert(columns[len(table.key) :]), columns, values)
 
     def _raw(self, table: Table, keys: Collection[Key], *, lock: bool) -> Iterator[Raw]:
         _, statements = self._shapes[table]
@@ -309,21 +310,67 @@ class _Session:
         while part := list(islice(remaining, MOST_KEYS)):
             size = 1 << (len(part) - 1).bit_length()
             part.extend([nothing] * (size - len(part)))  # type: ignore[list-item]  # null equals no key
-            yield from self._fetch(statements.read(size, lock=lock), tuple(chain.from_iterable(part)))
+            yield from self._fetch(table, statements.read(size, lock=lock), tuple(chain.from_iterable(part)))
 
-    def _fetch(self, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
-        return self._connection.exec_driver_sql(statement.text, parameters + statement.fixed).fetchall()
-
-    def _write(self, table: Table, text: str, values: Sequence[Raw]) -> int:
+    def _fetch(self, table: Table, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        parameters += statement.fixed
         try:
-            return self._connection.exec_driver_sql(text, list(values), execution_options=_COUNTED).rowcount
-        except DataError as error:
-            raise BadRow(table.name, self._blamed(values), "*", str(error.orig)) from error
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise BadRow(table.name, "*", "*", str(error)) from error
+            return self._connection.exec_driver_sql(statement.text, parameters).fetchall()
+        except OperationalError as error:
+            if "Could not decode" in str(error.orig):
+                self._name_undecodable(table, statement, parameters)
+            raise
 
-    def _blamed(self, values: Sequence[Raw]) -> object:
-        return "*"
+    def _write(self, table: Table, statement: Statement, columns: tuple[str, ...], values: Sequence[Raw]) -> int:
+        """Run a statement for each tuple of values. Gives how many rows it changed."""
+        try:
+            result = self._connection.exec_driver_sql(statement.text, list(values), execution_options=_COUNTED)
+        except (DataError, UnicodeEncodeError, OverflowError) as error:
+            _name_unfit(table, columns, values)
+            raise BadRow(table.name, "?", "?", str(error)) from error
+        return result.rowcount
+
+    def _name_undecodable(self, table: Table, statement: Statement, parameters: tuple[Any, ...]) -> None:
+        """Find the row whose text is not UTF-8, which SQLite stores as readily as any other."""
+        driver: Any = self._connection.connection.driver_connection
+        driver.text_factory = bytes
+        try:
+            raws = self._connection.exec_driver_sql(statement.text, parameters).fetchall()
+        finally:
+            driver.text_factory = str
+        codec, _ = self._shapes[table]
+        for raw in raws:
+            for column, value in zip(codec.order, raw, strict=True):
+                if isinstance(value, bytes) and not _is_utf8(value):
+                    key = tuple(part.decode(errors="replace") for part in codec.key_of(raw))
+                    raise BadRow(table.name, key, column, "its text is not UTF-8")
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _name_unfit(table: Table, columns: tuple[str, ...], values: Iterable[Raw]) -> None:
+    """Find the value that the database refused. Raises `BadRow`; returns if none looks wrong."""
+    for raw in values:
+        row = dict(zip(columns, raw, strict=True))
+        for column, value in row.items():
+            if problem := _unfit(value):
+                raise BadRow(table.name, table.key_of(row), column, problem)
+
+
+def _unfit(value: object) -> str | None:
+    if isinstance(value, int) and value.bit_length() >= _LONG_BITS:
+        return f"{value} needs more than {_LONG_BITS} bits"
+    if isinstance(value, str) and "\0" in value:
+        return "text with a NUL character"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "text with half of a surrogate pair"
+    return None
 
 
 def _known(table: Table, row: Row) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lern.errors import BadRow
 from lern.store.tables import Key, Kind, Row, Table
 
 Raw = tuple[Any, ...]
 Convert = Callable[[Any], Any]
+_T = TypeVar("_T", bound=list[Any] | dict[str, Any])
 
 INT_MIN: Final = -(2**31)
 INT_MAX: Final = 2**31 - 1
@@ -199,14 +200,15 @@ def _nan(value: str) -> float:
     raise _BadValueError(f"{_shown(value)} is not a number")
 
 
-def _json(text: str, outer: type, check: Callable[[Any], bool]) -> Any:
+def _json(text: str, outer: type[_T], check: Callable[[_T], bool]) -> _T | None:
+    """Read JSON that is empty, which is no value, or an `outer` that passes the check."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _BadValueError(f"{_shown(text)} is not JSON: {error}") from error
     if value is None or value in ([], {}):
         return None
-    if type(value) is not outer or not check(value):
+    if not isinstance(value, outer) or not check(value):
         raise _BadValueError(f"{_shown(text)} does not hold what it should")
     return value
 
@@ -215,32 +217,32 @@ def _is_texts(value: Iterable[Any]) -> bool:
     return set(map(type, value)) <= {str}
 
 
-def _is_record(value: Any) -> bool:
-    return type(value) is dict and _is_texts(value.values())
+def _is_record(value: object) -> bool:
+    return isinstance(value, dict) and _is_texts(value.values())
 
 
-def _texts(text: str) -> Any:
+def _texts(text: str) -> list[str] | None:
     return _json(text, list, _is_texts)
 
 
-def _ints(text: str) -> Any:
+def _ints(text: str) -> dict[str, int] | None:
     return _json(text, dict, lambda value: set(map(type, value.values())) <= {int})
 
 
-def _doubles(text: str) -> Any:
+def _doubles(text: str) -> dict[str, float] | None:
     value = _json(text, dict, lambda value: set(map(type, value.values())) <= {int, float})
     return value and {key: float(number) for key, number in value.items()}
 
 
-def _records(text: str) -> Any:
+def _records(text: str) -> list[dict[str, str]] | None:
     return _json(text, list, lambda value: all(map(_is_record, value)))
 
 
-def _record_map(text: str) -> Any:
+def _record_map(text: str) -> dict[str, dict[str, str]] | None:
     return _json(text, dict, lambda value: all(map(_is_record, value.values())))
 
 
-def _questions(text: str) -> Any:
+def _questions(text: str) -> list[dict[str, Any]] | None:
     value = _json(text, list, lambda value: set(map(type, value)) <= {dict})
     return value and [_question(question) for question in value]
 
@@ -264,8 +266,8 @@ def _is(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
 
 
-def _is_records(value: Any) -> bool:
-    return type(value) is list and all(map(_is_record, value))
+def _is_records(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_record, value))
 
 
 _QUESTION_CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
@@ -301,7 +303,7 @@ _READ: Final[dict[Kind, dict[type, Convert | None]]] = {
 # --- writing
 
 
-def _dumped(value: Any) -> str | None:
+def _dumped(value: object) -> str | None:
     """Give the JSON text; an empty collection is null, as in Cassandra."""
     return _encode(value) if value else None
 

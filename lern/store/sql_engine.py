@@ -1,13 +1,14 @@
 """The connections of the SQL store, and what their failures mean."""
 
 import os
+import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lern.errors import LernError, Transient, Unreachable
@@ -15,9 +16,10 @@ from lern.errors import LernError, Transient, Unreachable
 # How long (s) a writer waits for another one's transaction on SQLite.
 BUSY_TIMEOUT: Final = 30
 
-_UNREACHABLE_SQLITE: Final = ("database is locked", "database table is locked", "unable to open database file")
-# Connection lost, server shutting down or starting, too many connections; others of class 53 want time as well.
-_UNREACHABLE_SQLSTATES: Final = ("08", "57P", "53")
+# What passes when somebody else is done or makes room, and is waited for.
+_AWAY_SQLITE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
+# Connection lost; server shutting down or starting; too many connections, or no room.
+_AWAY_SQLSTATES: Final = ("08", "57P", "53")
 
 
 class Engines:
@@ -88,7 +90,8 @@ _WRITER: Final[dict[str, dict[str, Any]]] = {
 
 def dialect_of(url: sa.URL) -> sa.Dialect:
     """Give the dialect to compile statements for, with parameters by position."""
-    return url.get_dialect()(paramstyle=_PARAMSTYLE[url.get_backend_name()])
+    dialect: Callable[..., sa.Dialect] = url.get_dialect()
+    return dialect(paramstyle=_PARAMSTYLE[url.get_backend_name()])
 
 
 _PARAMSTYLE: Final = {"sqlite": "qmark", "postgresql": "format"}
@@ -103,7 +106,7 @@ def _open(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # Transactions begin where we say: the driver would begin them late, and not as IMMEDIATE.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -130,13 +133,19 @@ def translated() -> Iterator[None]:
 
 
 def _meaning(error: SQLAlchemyError) -> LernError:
-    if not isinstance(error, DBAPIError):
-        return Transient(f"store: {error}")
-    problem = str(error.orig)
-    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
-    lost = error.connection_invalidated or problem.startswith(_UNREACHABLE_SQLITE)
-    # psycopg gives no SQLSTATE when there was no server to give one.
-    refused = sqlstate is None and "psycopg" in type(error.orig).__module__ and "Operational" in type(error.orig).__name__
-    if lost or refused or (sqlstate or "").startswith(_UNREACHABLE_SQLSTATES):
+    problem = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or _is_away(error)):
         return Unreachable("store", problem)
     return Transient(f"store: {problem}")
+
+
+def _is_away(error: DBAPIError) -> bool:
+    sqlite_code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    if sqlite_code is not None:
+        # The low byte is the error; the rest says more about it.
+        return sqlite_code & 0xFF in _AWAY_SQLITE
+    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate.startswith(_AWAY_SQLSTATES)
+    # psycopg gives no SQLSTATE where there was no server to give one.
+    return isinstance(error, OperationalError)

@@ -36,21 +36,15 @@ def define_tables(names: dict[str, str]) -> tuple[sa.MetaData, dict[Table, sa.Ta
 
 
 def _define(metadata: sa.MetaData, table: Table, name: str) -> sa.Table:
-    columns = [
-        sa.Column(c, _type(table.columns[c], key=c in table.key), primary_key=c in table.key, nullable=c in table.values)
-        for c in (*table.key, *table.values)
-    ]
+    key = [sa.Column(c, _KEY, primary_key=True, nullable=False) for c in table.key]
+    values = [sa.Column(c, _TYPES.get(table.columns[c], sa.Text())) for c in table.values]
     # WITHOUT ROWID keeps the rows in key order, as Cassandra does: one tree to write instead of two.
-    return sa.Table(name, metadata, *columns, sqlite_with_rowid=False)
+    return sa.Table(name, metadata, *key, *values, sqlite_with_rowid=False)
 
 
-def _type(kind: Kind, *, key: bool) -> sa.types.TypeEngine[Any]:
-    if key:
-        # Slices are read in the order of the bytes, as in Cassandra and SQLite, whatever the database's language.
-        return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-    return _TYPES.get(kind, sa.Text())
-
-
+# Slices are read in the order of the bytes, as in Cassandra and SQLite, whatever the database's language.
+_KEY: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# Collections are JSON, as text.
 _TYPES: Final[dict[Kind, sa.types.TypeEngine[Any]]] = {
     Kind.INT: sa.Integer(),
     Kind.FLOAT: sa.Double(),
