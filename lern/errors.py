@@ -69,3 +69,13 @@ class SettingsError(LernError):
     """The environment asks for something unknown or unsafe. The message names every variable at fault, one a line."""
 
     code = "SETTINGS"
+
+
+class SchemaMissing(LernError):
+    """The ledger's tables are not those that this version needs: `lern migrate` makes them."""
+
+    code = "SCHEMA"
+
+    def __init__(self, problem: str) -> None:
+        """Say what was found; what to do about it is added."""
+        super().__init__(f"the ledger's schema is not what this version needs ({problem}): run `lern migrate`")

@@ -1,0 +1,17 @@
+"""What every test relies on: no settings but its own, and Hypothesis without a clock."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The machine's load must not fail a property; in CI the same examples every time, so that a red build means a change.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    settings.load_profile(config.getoption("hypothesis_profile", None) or ("ci" if os.environ.get("CI") else "local"))
+    for name in [name for name in os.environ if name.startswith("LERN_")]:
+        del os.environ[name]
