@@ -1,0 +1,95 @@
+"""Logging: structlog and the standard library's loggers through one formatter, with run, step and users on every line.
+
+JSON, one object a line, unless the stream is a terminal. Needs the `worker` extra.
+"""
+
+import logging
+import sys
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+
+import structlog
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+
+from lern.urls import redacted
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+Format = Literal["auto", "json", "text"]
+
+# Loggers that tell of every request or message at INFO; they are heard from WARNING on, unless the level is DEBUG.
+QUIET: Final = ("alembic", "amqp", "cassandra", "elastic_transport", "httpcore", "httpx", "kombu")
+
+
+class _RedactingFormatter(ProcessorFormatter):
+    """Take passwords out of the finished line: whatever brought them there, a field, an argument or a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line = super().format(record)
+        return redacted(line) if "://" in line else line
+
+
+def configure(form: Format = "auto", level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send all logging of this process to `stream` (standard error), in place of whatever was set up before.
+
+    To be called once at the start of a process; Celery's own set-up is kept away by its `setup_logging` signal.
+    """
+    out = sys.stderr if stream is None else stream
+    text = form == "text" or (form == "auto" and out.isatty())
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(_formatter(text=text, colours=out.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *_shared(), ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(name: str) -> BoundLogger:
+    """Give a module its logger, whose lines take fields: `logger(__name__).info("step done", rows=12)`."""
+    return structlog.stdlib.get_logger(name)
+
+
+def bound(
+    *, run: str | None = None, step: str | None = None, users: Collection[str] | None = None, **more: object
+) -> AbstractContextManager[None]:
+    """Put these ids on every line that this thread logs inside the `with`, the libraries' lines included."""
+    ids: dict[str, Any] = {"run": run, "step": step, "users": None if users is None else sorted(users), **more}
+    return structlog.contextvars.bound_contextvars(**{name: value for name, value in ids.items() if value is not None})
+
+
+def _shared() -> list["Processor"]:
+    """Give what is done to our own records and to those of other libraries alike."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.UnicodeDecoder(),
+    ]
+
+
+def _formatter(*, text: bool, colours: bool) -> logging.Formatter:
+    # Without exception_formatter the console renderer would print every local variable of a traceback.
+    plain = structlog.dev.plain_traceback
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+        if text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
+    )
+    return _RedactingFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_shared()],
+        processors=[ProcessorFormatter.remove_processors_meta, *last],
+    )
