@@ -348,7 +348,7 @@ class Settings(BaseModel):
         return {}
 
     def environ(self) -> dict[str, str]:
-        """Give the variables that make another process load the same settings, wherever it runs. Defaults are left out."""
+        """Give the variables that another process needs to load the same settings, wherever it runs; no defaults."""
         values = {field: getattr(self, field) for field in type(self).model_fields}
         defaults = {field: info.default for field, info in type(self).model_fields.items()}
         return {variable(field): _text(value) for field, value in values.items() if value != defaults[field]}
