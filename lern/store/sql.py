@@ -6,14 +6,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
-import sqlalchemy as sa
-from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.schema import CreateTable
 
 from lern.errors import BadRow, Unsettled
 from lern.store.base import Change, Decide
 from lern.store.sql_codec import Codec, Raw, merged_map, same
-from lern.store.sql_engine import Engines, dialect_of, translated
+from lern.store.sql_engine import Connection, Engines, UndecodableError, UnfitError, dialect_of
 from lern.store.sql_statements import MOST_KEYS, Statement, Statements, define_tables
 from lern.store.tables import Key, Row, Table
 
@@ -27,7 +25,6 @@ _PAGE: Final = 1000
 # Any number that nobody else uses: two processes must not create the tables at once.
 _SCHEMA_LOCK: Final = 0x6C65726E
 
-_COUNTED: Final = {"preserve_rowcount": True}
 _LONG_BITS: Final = 64
 
 
@@ -41,8 +38,9 @@ class SqlStore:
     def __init__(self, url: str, names: Mapping[str, str] | None = None) -> None:
         """Prepare; the first statement connects."""
         self._engines = Engines(url)
-        self._metadata, tables = define_tables(dict(names or {}))
+        tables = define_tables(names or {})
         dialect = dialect_of(self._engines.url)
+        self._schema = [str(CreateTable(sql, if_not_exists=True).compile(dialect=dialect)) for sql in tables.values()]
         self._shapes = {
             table: (Codec(table, nan_as_text=dialect.name == "sqlite"), Statements(table, sql, dialect))
             for table, sql in tables.items()
@@ -51,51 +49,42 @@ class SqlStore:
     def create(self) -> None:
         """Create the tables that are missing. Safe when several processes do so at once."""
         database = self._engines.url.database
-        if self._engines.url.get_backend_name() == "sqlite" and database:
+        if self._engines.backend == "sqlite" and database:
             Path(database).parent.mkdir(parents=True, exist_ok=True)
-        with translated(), self._engines.writer.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-            for sql in self._metadata.sorted_tables:
-                connection.execute(CreateTable(sql, if_not_exists=True))
+        with self._engines.writing() as connection:
+            if self._engines.backend == "postgresql":
+                connection.run(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+            for text in self._schema:
+                connection.run(text)
 
     def check(self) -> None:
         """Read from every table. Raises as every method does, if the server or a table is missing."""
         for table in self._shapes:
-            with translated(), self._engines.reader.connect() as connection:
+            with self._engines.reading() as connection:
                 self._session(connection).page(table, None, limit=1)
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order."""
-        with translated(), self._engines.reader.connect() as connection:
+        with self._engines.reading() as connection:
             return self._session(connection).rows(table, where, after, limit)
 
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key."""
-        with translated(), self._engines.reader.connect() as connection:
+        with self._engines.reading() as connection:
             return self._session(connection).standing(table, keys, lock=False)
 
     @contextmanager
     def unit(self, guard: Callable[[], None]) -> Iterator["SqlUnit"]:
         """Begin a unit: one transaction, which ends with the block. `guard` is called before it is committed, too."""
-        with translated():
-            connection = self._engines.writer.connect()
-        try:
-            with translated():
-                transaction = connection.begin()
+        with self._engines.writing() as connection:
             unit = SqlUnit(self._session(connection), guard)
             yield unit
             unit.before_end()
-            with translated():
-                transaction.commit()
-        finally:
-            # Rolls back what was not committed.
-            connection.close()
 
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
         """Write whole rows, all or none."""
         remaining = iter(rows)
-        with translated(), self._engines.writer.begin() as connection:
+        with self._engines.writing() as connection:
             session = self._session(connection)
             while page := list(islice(remaining, _PAGE)):
                 session.upsert(table, page)
@@ -104,7 +93,7 @@ class SqlStore:
         """Read every row, a page at a time; no transaction is left open in between."""
         after: Key | None = None
         while True:
-            with translated(), self._engines.reader.connect() as connection:
+            with self._engines.reading() as connection:
                 page = self._session(connection).page(table, after, _PAGE)
             yield from page
             if len(page) < _PAGE:
@@ -115,7 +104,7 @@ class SqlStore:
         """Close the connections of this process."""
         self._engines.close()
 
-    def _session(self, connection: sa.Connection) -> "_Session":
+    def _session(self, connection: Connection) -> "_Session":
         return _Session(connection, self._shapes)
 
 
@@ -131,30 +120,27 @@ class SqlUnit:
     def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
         """Write what `decide` makes of the rows of `keys`."""
         written = 0
-        with translated():
-            for _ in range(_ROUNDS):
-                standing = self._session.standing(table, keys, lock=True)
-                changes = _Changes(table, frozenset(keys), standing, decide(standing))
-                written += changes.certain
-                self._delete(table, changes.doomed)
-                self._update(table, changes.updated)
-                created = self._create(table, changes.created)
-                written += created
-                if created == len(changes.created):
-                    return written
+        wanted = frozenset(keys)
+        for _ in range(_ROUNDS):
+            standing = self._session.standing(table, keys, lock=True)
+            changes = _Changes(table, wanted, standing, decide(standing))
+            self._delete(table, changes.doomed)
+            self._update(table, changes.updated)
+            created = self._create(table, changes.created)
+            written += changes.certain + created
+            if created == len(changes.created):
+                return written
         raise Unsettled(f"{table.name}: rows are created by somebody else as fast as they are read")
 
     def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
         """Delete those of `rows` that still stand exactly as given; give back what stands in place of the others."""
-        with translated():
-            unchanged, changed = self._session.compare(table, rows)
-            self._delete(table, unchanged)
+        unchanged, changed = self._session.compare(table, rows)
+        self._delete(table, unchanged)
         return changed
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order, as the transaction sees it."""
-        with translated():
-            return self._session.rows(table, where, after, limit)
+        return self._session.rows(table, where, after, limit)
 
     def before_end(self) -> None:
         """Make sure, where anything was written, that it may be committed."""
@@ -192,6 +178,7 @@ class _Changes:
         self.updated: dict[tuple[str, ...], list[tuple[Key, Row]]] = {}
         self.created: list[Row] = []
         self._table = table
+        self._maps = frozenset(c for c, kind in table.columns.items() if kind.is_map)
         for change in changes:
             if change.key not in keys:
                 raise ValueError(f"{table.name} {change.key!r}: a change of a row that was not asked for")
@@ -213,11 +200,11 @@ class _Changes:
 
     def _values(self, change: Change, current: Row) -> Row:
         """Give the columns to overwrite; a map is kept as one value, so its other entries go with it."""
+        if not change.clear and not change.drop and self._maps.isdisjoint(change.put):
+            return change.put
         values = dict(change.put)
-        columns = self._table.columns
-        for column in change.put.keys() | change.drop.keys():
-            if columns[column].is_map:
-                values[column] = merged_map(current, column, change.put, change.drop.get(column, ()))
+        for column in self._maps.intersection((*change.put, *change.drop)):
+            values[column] = merged_map(current, column, change.put, change.drop.get(column, ()))
         values.update(dict.fromkeys(change.clear))
         return values
 
@@ -225,7 +212,7 @@ class _Changes:
 class _Session:
     """Rows through one connection: statements, tuples and rows together."""
 
-    def __init__(self, connection: sa.Connection, shapes: Mapping[Table, tuple[Codec, Statements]]) -> None:
+    def __init__(self, connection: Connection, shapes: Mapping[Table, tuple[Codec, Statements]]) -> None:
         self._connection = connection
         self._shapes = shapes
 
@@ -315,34 +302,26 @@ class _Session:
     def _fetch(self, table: Table, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
         parameters += statement.fixed
         try:
-            return self._connection.exec_driver_sql(statement.text, parameters).fetchall()
-        except OperationalError as error:
-            if "Could not decode" in str(error.orig):
-                self._name_undecodable(table, statement, parameters)
-            raise
+            return self._connection.fetch(statement.text, parameters)
+        except UndecodableError as error:
+            self._name_undecodable(table, self._connection.fetch_bytes(statement.text, parameters))
+            raise BadRow(table.name, "?", "?", str(error)) from error
 
     def _write(self, table: Table, statement: Statement, columns: tuple[str, ...], values: Sequence[Raw]) -> int:
         """Run a statement for each tuple of values. Gives how many rows it changed."""
         try:
-            result = self._connection.exec_driver_sql(statement.text, list(values), execution_options=_COUNTED)
-        except (DataError, UnicodeEncodeError, OverflowError) as error:
+            return self._connection.run_many(statement.text, values)
+        except UnfitError as error:
             _name_unfit(table, columns, values)
             raise BadRow(table.name, "?", "?", str(error)) from error
-        return result.rowcount
 
-    def _name_undecodable(self, table: Table, statement: Statement, parameters: tuple[Any, ...]) -> None:
+    def _name_undecodable(self, table: Table, raws: Iterable[Raw]) -> None:
         """Find the row whose text is not UTF-8, which SQLite stores as readily as any other."""
-        driver: Any = self._connection.connection.driver_connection
-        driver.text_factory = bytes
-        try:
-            raws = self._connection.exec_driver_sql(statement.text, parameters).fetchall()
-        finally:
-            driver.text_factory = str
         codec, _ = self._shapes[table]
         for raw in raws:
             for column, value in zip(codec.order, raw, strict=True):
                 if isinstance(value, bytes) and not _is_utf8(value):
-                    key = tuple(part.decode(errors="replace") for part in codec.key_of(raw))
+                    key = tuple(part.decode(errors="replace") for part in raw[: len(table.key)])
                     raise BadRow(table.name, key, column, "its text is not UTF-8")
 
 

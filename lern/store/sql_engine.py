@@ -1,14 +1,17 @@
-"""The connections of the SQL store, and what their failures mean."""
+"""The connections of the SQL store, and what their failures mean.
+
+SQLAlchemy builds the statements and keeps the pool; the statements run on the driver's cursor. A chunk of a
+few rows is a handful of statements, and describing each result anew would cost more than reading it.
+"""
 
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lern.errors import LernError, Transient, Unreachable
@@ -20,6 +23,108 @@ BUSY_TIMEOUT: Final = 30
 _AWAY_SQLITE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
 # Connection lost; server shutting down or starting; too many connections, or no room.
 _AWAY_SQLSTATES: Final = ("08", "57P", "53")
+# Values that the server cannot keep; keys too long for an index.
+_UNFIT_SQLSTATES: Final = ("22", "54")
+
+# On PostgreSQL rows are locked as they are read, so that each write rests on what stands at that moment: the
+# stronger isolation levels would add failures, not safety.
+_BEGIN: Final = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED"}
+_PARAMSTYLE: Final = {"sqlite": "qmark", "postgresql": "format"}
+
+
+class UnfitError(Exception):
+    """The database refused a value, and does not say of which row."""
+
+
+class UndecodableError(Exception):
+    """SQLite holds text that is not UTF-8, and does not say in which row."""
+
+
+class Connection:
+    """A connection for the length of a unit or of one read. Every method raises `Unreachable` or `Transient`."""
+
+    def __init__(self, pooled: sa.PoolProxiedConnection, dialect: sa.Dialect) -> None:
+        """Take a connection of the pool."""
+        self._pooled = pooled
+        self._dialect = dialect
+        self._error = dialect.loaded_dbapi.Error
+
+    def run(self, text: str) -> None:
+        """Run one statement without parameters."""
+        cursor = self._pooled.cursor()
+        try:
+            cursor.execute(text)
+        except self._error as error:
+            self._failed(error)
+        finally:
+            cursor.close()
+
+    def fetch(self, text: str, parameters: Sequence[Any]) -> list[Any]:
+        """Run one query and give its tuples."""
+        cursor = self._pooled.cursor()
+        try:
+            cursor.execute(text, parameters)
+            return cursor.fetchall()  # type: ignore[return-value]  # every driver gives a list
+        except self._error as error:
+            self._failed(error)
+        finally:
+            cursor.close()
+
+    def fetch_bytes(self, text: str, parameters: Sequence[Any]) -> list[Any]:
+        """As `fetch`, on SQLite, with text as bytes."""
+        driver: Any = self._pooled.driver_connection
+        driver.text_factory = bytes
+        try:
+            return self.fetch(text, parameters)
+        finally:
+            driver.text_factory = str
+
+    def run_many(self, text: str, parameters: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each tuple and give the number of rows changed. Raises `UnfitError`."""
+        cursor = self._pooled.cursor()
+        try:
+            cursor.executemany(text, parameters)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise UnfitError(str(error)) from error
+        except self._error as error:
+            self._failed(error)
+        else:
+            return cursor.rowcount
+        finally:
+            cursor.close()
+
+    def _failed(self, error: Exception) -> NoReturn:
+        if "Could not decode" in str(error):
+            raise UndecodableError(str(error)) from error
+        if (getattr(error, "sqlstate", None) or "").startswith(_UNFIT_SQLSTATES) or _is_nul(error):
+            raise UnfitError(str(error)) from error
+        if self._dialect.is_disconnect(error, self._pooled.dbapi_connection, None):  # type: ignore[arg-type]
+            self._pooled.invalidate(error)
+        raise meaning(error, self._dialect) from error
+
+
+def meaning(error: Exception, dialect: sa.Dialect) -> LernError:
+    """Say what an error of the driver means: the server is away, or something failed that may be repeated."""
+    if _is_away(error, dialect):
+        return Unreachable("store", str(error))
+    return Transient(f"store: {error}")
+
+
+def _is_away(error: Exception, dialect: sa.Dialect) -> bool:
+    sqlite_code: int | None = getattr(error, "sqlite_errorcode", None)
+    if sqlite_code is not None:
+        # The low byte is the error; the rest says more about it.
+        return sqlite_code & 0xFF in _AWAY_SQLITE
+    sqlstate: str | None = getattr(error, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate.startswith(_AWAY_SQLSTATES)
+    # psycopg gives no SQLSTATE where there was no server to give one.
+    return isinstance(error, dialect.loaded_dbapi.OperationalError)
+
+
+def _is_nul(error: Exception) -> bool:
+    # psycopg finds this one itself, before the server could give it a SQLSTATE.
+    return "NUL" in str(error) and type(error).__name__ == "DataError"
 
 
 class Engines:
@@ -35,18 +140,36 @@ class Engines:
         """Remember where the database is. Nothing is opened yet."""
         made = sa.make_url(url)
         self.url = made.set(drivername="postgresql+psycopg") if made.drivername == "postgresql" else made
+        self._begin = _BEGIN[self.backend]
         self._by_process: dict[int, sa.Engine] = {}
         _ALL.add(self)
 
     @property
-    def reader(self) -> sa.Engine:
-        """The engine of single reads: each statement is a transaction of its own."""
-        return self._engine().execution_options(**_READER[self.url.get_backend_name()])
+    def backend(self) -> str:
+        """Either sqlite or postgresql."""
+        return self.url.get_backend_name()
 
-    @property
-    def writer(self) -> sa.Engine:
-        """The engine of transactions that write."""
-        return self._engine().execution_options(**_WRITER[self.url.get_backend_name()])
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lend a connection on which each statement is a transaction of its own."""
+        pooled, dialect = self._lent()
+        try:
+            yield Connection(pooled, dialect)
+        finally:
+            pooled.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Lend a connection in a transaction, which is committed when the block ends well and rolled back if not."""
+        pooled, dialect = self._lent()
+        try:
+            connection = Connection(pooled, dialect)
+            connection.run(self._begin)
+            yield connection
+            connection.run("COMMIT")
+        finally:
+            # The pool rolls back what is still open.
+            pooled.close()
 
     def give_back_idle(self) -> None:
         """Close the connections that nobody uses at the moment."""
@@ -60,10 +183,16 @@ class Engines:
         if engine is not None:
             engine.dispose()
 
-    def _engine(self) -> sa.Engine:
-        engine = self._by_process.get(os.getpid())
-        # Two threads may both open one; the first to be kept is used by both.
-        return engine or self._by_process.setdefault(os.getpid(), _open(self.url))
+    def _lent(self) -> tuple[sa.PoolProxiedConnection, sa.Dialect]:
+        process = os.getpid()
+        # Two threads may both open an engine; the first to be kept is used by both.
+        engine = self._by_process.get(process) or self._by_process.setdefault(process, _open(self.url))
+        try:
+            return engine.raw_connection(), engine.dialect
+        except PoolTimeoutError as error:
+            raise Unreachable("store", str(error)) from error
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise meaning(error, engine.dialect) from error
 
 
 _ALL: Final[weakref.WeakSet[Engines]] = weakref.WeakSet()
@@ -76,17 +205,6 @@ def _give_back_all_idle() -> None:
 
 os.register_at_fork(before=_give_back_all_idle)
 
-_READER: Final[dict[str, dict[str, Any]]] = {
-    "sqlite": {},
-    "postgresql": {"isolation_level": "AUTOCOMMIT"},
-}
-# On PostgreSQL rows are locked as they are read, so that each write rests on what stands at that moment: the
-# stronger isolation levels would add failures, not safety.
-_WRITER: Final[dict[str, dict[str, Any]]] = {
-    "sqlite": {"lern_begin": "BEGIN IMMEDIATE"},
-    "postgresql": {"isolation_level": "READ COMMITTED"},
-}
-
 
 def dialect_of(url: sa.URL) -> sa.Dialect:
     """Give the dialect to compile statements for, with parameters by position."""
@@ -94,15 +212,12 @@ def dialect_of(url: sa.URL) -> sa.Dialect:
     return dialect(paramstyle=_PARAMSTYLE[url.get_backend_name()])
 
 
-_PARAMSTYLE: Final = {"sqlite": "qmark", "postgresql": "format"}
-
-
 def _open(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, paramstyle=_PARAMSTYLE[url.get_backend_name()])
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
+    if url.get_backend_name() == "sqlite":
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT})
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        engine = sa.create_engine(url, connect_args={"autocommit": True})
     return engine
 
 
@@ -113,39 +228,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    begin = connection.get_execution_options().get("lern_begin")
-    if begin is not None:
-        connection.exec_driver_sql(begin)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise what the database says as this system's errors: `Unreachable` or `Transient`."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise Unreachable("store", str(error)) from error
-    except SQLAlchemyError as error:
-        raise _meaning(error) from error
-
-
-def _meaning(error: SQLAlchemyError) -> LernError:
-    problem = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    if isinstance(error, DBAPIError) and (error.connection_invalidated or _is_away(error)):
-        return Unreachable("store", problem)
-    return Transient(f"store: {problem}")
-
-
-def _is_away(error: DBAPIError) -> bool:
-    sqlite_code: int | None = getattr(error.orig, "sqlite_errorcode", None)
-    if sqlite_code is not None:
-        # The low byte is the error; the rest says more about it.
-        return sqlite_code & 0xFF in _AWAY_SQLITE
-    sqlstate: str | None = getattr(error.orig, "sqlstate", None)
-    if sqlstate is not None:
-        return sqlstate.startswith(_AWAY_SQLSTATES)
-    # psycopg gives no SQLSTATE where there was no server to give one.
-    return isinstance(error, OperationalError)

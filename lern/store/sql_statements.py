@@ -4,7 +4,7 @@ What is run is the text; parameters go to the driver as tuples, in the order in 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,10 +29,10 @@ class Statement:
     fixed: tuple[Any, ...]
 
 
-def define_tables(names: dict[str, str]) -> tuple[sa.MetaData, dict[Table, sa.Table]]:
+def define_tables(names: Mapping[str, str]) -> dict[Table, sa.Table]:
     """Give the SQL tables of the learner tables. `names`: physical names, where they differ."""
     metadata = sa.MetaData()
-    return metadata, {table: _define(metadata, table, names.get(table.name, table.name)) for table in TABLES.values()}
+    return {table: _define(metadata, table, names.get(table.name, table.name)) for table in TABLES.values()}
 
 
 def _define(metadata: sa.MetaData, table: Table, name: str) -> sa.Table:
