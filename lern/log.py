@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
@@ -17,7 +17,7 @@ from lern.urls import redacted
 if TYPE_CHECKING:
     from structlog.typing import Processor
 
-Format = Literal["auto", "json", "text"]
+    from lern.settings import Settings
 
 # Loggers that tell of every request or message at INFO; they are heard from WARNING on, unless the level is DEBUG.
 QUIET: Final = ("alembic", "amqp", "cassandra", "elastic_transport", "httpcore", "httpx", "kombu")
@@ -32,13 +32,15 @@ class _RedactingFormatter(ProcessorFormatter):
         return redacted(line) if "://" in line else line
 
 
-def configure(form: Format = "auto", level: str = "INFO", stream: TextIO | None = None) -> None:
+def configure(settings: "Settings", stream: TextIO | None = None) -> None:
     """Send all logging of this process to `stream` (standard error), in place of whatever was set up before.
 
-    To be called once at the start of a process; Celery's own set-up is kept away by its `setup_logging` signal.
+    `log_format` and `log_level` say how. To be called once at the start of a process; Celery's own set-up is kept
+    away by its `setup_logging` signal.
     """
     out = sys.stderr if stream is None else stream
-    text = form == "text" or (form == "auto" and out.isatty())
+    level = settings.log_level
+    text = settings.log_format == "text" or (settings.log_format == "auto" and out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(_formatter(text=text, colours=out.isatty()))
     root = logging.getLogger()

@@ -12,7 +12,9 @@ import pytest
 import structlog
 
 from lern import log
+from lern.settings import Settings
 
+JSON = Settings(log_format="json")
 URL = "redis://:hunter2@h:6379/0"
 
 
@@ -46,7 +48,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_is_one_json_object_with_logger_level_and_time() -> None:
     stream = io.StringIO()
-    log.configure(stream=stream)
+    log.configure(Settings(), stream)
     log.logger("lern.x").info("step done", rows=12)
     [line] = lines(stream)
     assert line.pop("timestamp").endswith("Z")
@@ -55,7 +57,7 @@ def test_a_line_is_one_json_object_with_logger_level_and_time() -> None:
 
 def test_a_person_at_a_terminal_gets_text() -> None:
     stream = Terminal()
-    log.configure(stream=stream)
+    log.configure(Settings(), stream)
     log.logger("lern.x").info("step done", rows=12)
     assert "step done" in stream.getvalue()
     assert "{" not in stream.getvalue()
@@ -63,14 +65,14 @@ def test_a_person_at_a_terminal_gets_text() -> None:
 
 def test_the_format_can_be_chosen_against_the_terminal() -> None:
     stream = Terminal()
-    log.configure("json", stream=stream)
+    log.configure(JSON, stream)
     log.logger("lern.x").info("step done")
     assert lines(stream)[0]["event"] == "step done"
 
 
 def test_ids_are_on_every_line_inside_and_on_none_outside_even_on_celerys() -> None:
     stream = io.StringIO()
-    log.configure(stream=stream)
+    log.configure(Settings(), stream)
     with log.bound(run="r1", step="merge.content", users={"b", "a"}):
         log.logger("lern.x").info("ours")
         logging.getLogger("celery.worker").info("theirs %s", "too")
@@ -82,10 +84,10 @@ def test_ids_are_on_every_line_inside_and_on_none_outside_even_on_celerys() -> N
     assert not ids.keys() & after.keys()
 
 
-@pytest.mark.parametrize("form", ["json", "text"])
-def test_no_password_is_logged_by_whatever_way_it_comes(form: log.Format) -> None:
+@pytest.mark.parametrize("settings", [JSON, Settings(log_format="text")])
+def test_no_password_is_logged_by_whatever_way_it_comes(settings: Settings) -> None:
     stream = io.StringIO()
-    log.configure(form, stream=stream)
+    log.configure(settings, stream)
     log.logger("lern.x").warning("in the text " + URL, field=URL, deep={"list": [URL]})
     logging.getLogger("kombu").warning("Cannot connect to %s", URL)
     try:
@@ -98,7 +100,7 @@ def test_no_password_is_logged_by_whatever_way_it_comes(form: log.Format) -> Non
 
 def test_a_traceback_is_part_of_its_line() -> None:
     stream = io.StringIO()
-    log.configure("json", stream=stream)
+    log.configure(JSON, stream)
     try:
         raise ValueError("why")
     except ValueError:
@@ -109,7 +111,7 @@ def test_a_traceback_is_part_of_its_line() -> None:
 
 def test_what_is_below_the_level_is_left_out_and_chatty_libraries_are_quiet() -> None:
     stream = io.StringIO()
-    log.configure("json", "INFO", stream)
+    log.configure(JSON, stream)
     log.logger("lern.x").debug("no")
     logging.getLogger("httpx").info("no")
     logging.getLogger("httpx").warning("yes")
@@ -118,22 +120,22 @@ def test_what_is_below_the_level_is_left_out_and_chatty_libraries_are_quiet() ->
 
 def test_debug_lets_the_libraries_speak() -> None:
     stream = io.StringIO()
-    log.configure("json", "DEBUG", stream)
+    log.configure(Settings(log_format="json", log_level="DEBUG"), stream)
     logging.getLogger("httpx").info("yes")
     assert [line["event"] for line in lines(stream)] == ["yes"]
 
 
 def test_configuring_twice_logs_once() -> None:
     stream = io.StringIO()
-    log.configure("json", stream=stream)
-    log.configure("json", stream=stream)
+    log.configure(JSON, stream)
+    log.configure(JSON, stream)
     log.logger("lern.x").info("once")
     assert len(lines(stream)) == 1
 
 
 def test_warnings_of_python_are_logged_too() -> None:
     stream = io.StringIO()
-    log.configure("json", stream=stream)
+    log.configure(JSON, stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(capture=False)
@@ -145,6 +147,6 @@ def test_warnings_of_python_are_logged_too() -> None:
 
 def test_values_that_json_does_not_know_are_logged_as_text() -> None:
     stream = io.StringIO()
-    log.configure("json", stream=stream)
+    log.configure(JSON, stream)
     log.logger("lern.x").info("odd", path=Path("/a"), error=ValueError("x"))
     assert lines(stream)[0].items() >= {"path": "/a", "error": "x"}.items()
