@@ -79,3 +79,9 @@ class SchemaMissing(LernError):
     def __init__(self, problem: str) -> None:
         """Say what was found; what to do about it is added."""
         super().__init__(f"the ledger's schema is not what this version needs ({problem}): run `lern migrate`")
+
+
+class WorkerLost(LernError):
+    """Workers died in this step again and again: whatever kills them would kill the next one too."""
+
+    code = "WORKER_LOST"

@@ -1,0 +1,191 @@
+"""The journal: what a chunk read and is about to do, saved before it writes."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from lern.errors import LockLost
+from lern.ledger import contributed, outbox, runs
+from lern.ledger.database import Database
+from lern.ledger.records import Chunk, Contributions, NewChunk, packed, text_of, unpacked
+from lern.ledger.schema import chunks
+from lern.outgoing import OutgoingEvent
+from lern.store.tables import Key
+
+_PLACE: Final = ["run_id", "step", "number"]
+_COLUMNS: Final = (
+    chunks.c.id,
+    chunks.c.run_id,
+    chunks.c.step,
+    chunks.c.number,
+    chunks.c.kind,
+    chunks.c.source,
+    chunks.c.target,
+    chunks.c.state,
+    chunks.c.counts,
+    chunks.c.created_at,
+    chunks.c.ended_at,
+    chunks.c.payload,
+    chunks.c.scope,
+)
+_COUNTS: Final = 8
+_ADD: Final = {
+    "sqlite": sqlite.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
+    "postgresql": postgresql.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
+}
+_AT: Final = sa.select(*_COLUMNS).where(
+    chunks.c.run_id == sa.bindparam("run_id"),
+    chunks.c.step == sa.bindparam("step"),
+    chunks.c.number == sa.bindparam("number"),
+)
+_MARK: Final = (
+    chunks.update()
+    .where(chunks.c.id == sa.bindparam("chunk_id"), chunks.c.state == "open")
+    .values(state="done", counts=sa.bindparam("new_counts"), ended_at=sa.bindparam("now"))
+    .returning(chunks.c.source)
+)
+_USERS: Final = sa.bindparam("users", expanding=True)
+# The word is written out, because a database takes an index over some rows only if it sees that they suffice.
+_IS_OPEN: Final = sa.text("state = 'open'")
+_OPEN: Final = (
+    sa.select(*_COLUMNS).where(_IS_OPEN, sa.or_(chunks.c.source.in_(_USERS), chunks.c.target.in_(_USERS)))
+).order_by(chunks.c.id)
+_LAST: Final = sa.select(sa.func.max(chunks.c.number)).where(
+    chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
+)
+
+# How many are in memory at once, packed: a payload may have some hundred kilobytes, a scope a few.
+_PAYLOADS: Final = 4
+_SCOPES: Final = 64
+
+
+class Journal:
+    """The part of the ledger that remembers what was to be done to rows."""
+
+    _database: Database
+
+    def journal(
+        self, chunk: NewChunk, events: Sequence[OutgoingEvent], now: int, *, token: str | None = None
+    ) -> Chunk:
+        """Save a chunk and the events that announce it, durably, before anything of it is written.
+
+        Whoever comes second at (run, step, number) is given the first's chunk (`new` False), and its own
+        events are dropped. With `token`, only the execution that holds the run's step may journal; any
+        other gets `LockLost`: a worker that was away too long would plan over its successor's work.
+        """
+        values = _values(chunk, now)
+        with self._database.write() as connection:
+            if token is not None:
+                run = runs.lock(connection, chunk.run_id)
+                if run is None or (run.token, run.step) != (token, chunk.step):
+                    raise LockLost(f"{chunk.step} was taken over by another worker")
+            chunk_id = connection.scalar(_ADD[connection.dialect.name], values)
+            if chunk_id is None:
+                place = {name: values[name] for name in _PLACE}
+                return _chunk_of(connection.execute(_AT, place).one())
+            outbox.plan(connection, chunk.run_id, chunk.step, events, now)
+        return Chunk(
+            id=chunk_id,
+            run_id=chunk.run_id,
+            step=chunk.step,
+            number=chunk.number,
+            kind=chunk.kind,
+            source=chunk.source,
+            target=chunk.target,
+            state="open",
+            counts={},
+            created_at=now,
+            ended_at=None,
+            packed_payload=values["payload"],
+            packed_scope=values["scope"],
+            new=True,
+        )
+
+    def mark(self, chunk_id: int, counts: dict[str, int], given: Contributions, now: int) -> None:
+        """Mark a chunk as carried out, durably, with what its source's rows have given to counters.
+
+        Marking it again changes nothing, whatever is given then.
+        """
+        with self._database.write() as connection:
+            named = {"chunk_id": chunk_id, "new_counts": text_of(counts), "now": now}
+            source = connection.scalar(_MARK, named)
+            if source is not None:
+                contributed.remember(connection, source, given)
+
+    def open_chunks(self, users: Collection[str]) -> list[Chunk]:
+        """Give the unmarked chunks of any run that name one of the users, the earliest first."""
+        with self._database.read() as connection:
+            return [_chunk_of(row) for row in connection.execute(_OPEN, {"users": sorted(users)})]
+
+    def chunks(self, run_id: str, step: str | None = None, *, newest_first: bool = False) -> Iterator[Chunk]:
+        """Give the chunks of a run, or of one step of it, in the order in which they were journalled.
+
+        A few at a time are in memory, and no connection is held between them.
+        """
+        query = sa.select(*_COLUMNS).where(chunks.c.run_id == run_id)
+        if step is not None:
+            query = query.where(chunks.c.step == step)
+        query = query.order_by(chunks.c.id.desc() if newest_first else chunks.c.id)
+        for row in self._paged(query, _PAYLOADS, newest_first=newest_first):
+            yield _chunk_of(row)
+
+    def next_number(self, run_id: str, step: str) -> int:
+        """Give the number that the next chunk of a step is to have, from 1."""
+        with self._database.read() as connection:
+            return int(connection.scalar(_LAST, {"run_id": run_id, "step": step}) or 0) + 1
+
+    def scope_of_run(self, run_id: str) -> Iterator[Any]:
+        """Give the scope of each chunk of a run, in order. In bounded memory; chunks without one are left out."""
+        return self._scopes(chunks.c.run_id == run_id)
+
+    def scope_of_source(self, source: str) -> Iterator[Any]:
+        """Give the scope of each chunk that ever moved rows away from an account, as `scope_of_run` does."""
+        return self._scopes(chunks.c.source == source)
+
+    def contributed(self, source: str, table: str, identities: Sequence[Key]) -> dict[Key, dict[str, int]]:
+        """Give what a source's rows have given to counters so far; rows that gave nothing are left out."""
+        with self._database.read() as connection:
+            return dict(contributed.read(connection, source, table, identities))
+
+    def _scopes(self, condition: sa.ColumnElement[bool]) -> Iterator[Any]:
+        query = sa.select(chunks.c.id, chunks.c.scope).where(condition, chunks.c.scope.is_not(None))
+        for row in self._paged(query.order_by(chunks.c.id), _SCOPES):
+            yield unpacked(row.scope)
+
+    def _paged(self, query: "sa.Select[Any]", page: int, *, newest_first: bool = False) -> Iterator["sa.Row[Any]"]:
+        """Read page by page, by id."""
+        last = sa.bindparam("last", type_=sa.BigInteger)
+        beyond = query.where(chunks.c.id < last if newest_first else chunks.c.id > last).limit(page)
+        with self._database.read() as connection:
+            rows = connection.execute(query.limit(page)).all()
+        while rows:
+            yield from rows
+            if len(rows) < page:
+                return
+            with self._database.read() as connection:
+                rows = connection.execute(beyond, {"last": rows[-1].id}).all()
+
+
+def _values(chunk: NewChunk, now: int) -> dict[str, Any]:
+    return {
+        "run_id": chunk.run_id,
+        "step": chunk.step,
+        "number": chunk.number,
+        "kind": chunk.kind,
+        "source": chunk.source,
+        "target": chunk.target,
+        "state": "open",
+        "counts": "{}",
+        "created_at": now,
+        "scope": None if chunk.scope is None else packed(chunk.scope),
+        "payload": packed(chunk.payload),
+    }
+
+
+def _chunk_of(row: "sa.Row[Any]") -> Chunk:
+    values = list(row)
+    values[_COUNTS] = json.loads(values[_COUNTS])
+    return Chunk(*values)
