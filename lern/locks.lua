@@ -15,7 +15,7 @@
 -- ARGV: "acquire" <lease> <holder> <ttl ms>  ->  1 | {"grace", ms left} | {place in users, value that stands there}
 --       "renew"   <lease> <ttl ms>           ->  1 | {place in users, value that stands there, "" for none}
 --       "release" <lease>                    ->  number of users freed
---       "afresh"                             ->  1; only for one who knows that nobody can be holding anything
+--       "vouch"                              ->  1; only for one who knows that this Redis has forgotten no lock
 
 local server, grace = KEYS[1], KEYS[2]
 local verb, lease = ARGV[1], ARGV[2]
@@ -36,7 +36,7 @@ local function users()
   return keys, redis.call('MGET', unpack(keys))
 end
 
-if verb == 'afresh' then
+if verb == 'vouch' then
   redis.call('SET', server, process())
   redis.call('DEL', grace)
   return 1

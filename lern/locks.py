@@ -151,18 +151,13 @@ class Locks:
             raise Unreachable("locks", str(error)) from error
         return {user: _holder(value) for user, value in zip(asked, values, strict=True) if value is not None}
 
-    def begin_afresh(self) -> None:
-        """Free everybody, and grant locks at once where Redis has forgotten them.
+    def vouch(self) -> None:
+        """Grant locks at once, though this Redis may look as if it had forgotten some.
 
-        Only for one who knows that no step is at work anywhere: who has just made this Redis, or is the only
-        process that uses it. Otherwise two steps may hold one user. Raises `Unreachable`.
+        Only for one who knows that it has not: who has just made it, or whose stop and start of it nobody else has
+        lived through. Otherwise two steps may hold one user. Locks that stand are left alone. Raises `Unreachable`.
         """
-        try:
-            for keys in _batches(self._client.scan_iter(match=PREFIX + "*", count=1000)):
-                self._client.unlink(*keys)
-        except redis.RedisError as error:
-            raise Unreachable("locks", str(error)) from error
-        self._script("afresh", ())
+        self._script("vouch", ())
 
     def renew(self, held: Held) -> None:
         """Renew a lease and note the outcome on it. For the thread that does so."""
@@ -286,14 +281,3 @@ def _holder(value: bytes | str) -> Holder:
 
 def _listed(users: Collection[str]) -> str:
     return ", ".join(sorted(users))
-
-
-def _batches(keys: Iterator[Any], size: int = 500) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for key in keys:
-        batch.append(key)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
