@@ -16,6 +16,7 @@ from lern.store.tables import Row
 _SCORE: Final = "score:"
 _MAX_SCORE: Final = "max_score:"
 _ATTEMPTS: Final = "attempts_count:"
+_COLUMNS: Final = ("aggregates", "agg_details")
 
 Attempt = tuple[float | None, float | None]
 Aggregates = Mapping[str, float]
@@ -64,10 +65,13 @@ def _first_number(first: float | None, second: float | None) -> float | None:
 
 
 def _aggregates(target: Row, source: Row) -> Aggregates | None:
-    mine, theirs = target.get("aggregates"), source.get("aggregates")
-    if not _adds_anything(target, source):
+    mine: Aggregates | None = target.get("aggregates")
+    theirs: Aggregates | None = source.get("aggregates")
+    # One row that knows nothing, or the copy of the other, has nothing to add: what is there stays as it is,
+    # even where an attempts_count does not fit the attempts.
+    if _is_empty(source) or all(same(target.get(column), source.get(column)) for column in _COLUMNS):
         return mine
-    if "aggregates" not in target and "agg_details" not in target:
+    if _is_empty(target):
         return theirs
     mine, theirs = mine or {}, theirs or {}
     united = _higher_per_key(mine, theirs)
@@ -76,11 +80,8 @@ def _aggregates(target: Row, source: Row) -> Aggregates | None:
     return united or None
 
 
-def _adds_anything(target: Row, source: Row) -> bool:
-    """Say whether the source's row differs at all: a copy of it must stay as it is when it is merged again."""
-    return any(
-        column in source and not same(target.get(column), source[column]) for column in ("aggregates", "agg_details")
-    )
+def _is_empty(row: Row) -> bool:
+    return not any(column in row for column in _COLUMNS)
 
 
 def _scores(mine: Aggregates, theirs: Aggregates) -> dict[str, float]:

@@ -66,7 +66,7 @@ def merge(table: Table, target: Row, source: Row, policy: EnrolmentPolicy = COMB
     return _combined(rules, target, source)
 
 
-def settle(  # noqa: PLR0917 - what a row should be depends on exactly these
+def settle(
     table: Table,
     current: Row | None,
     source: Row,
@@ -175,7 +175,7 @@ def _over_ghost(table: Table, rules: Rules, target: Row, source: Row) -> Row:
     return wanted
 
 
-def _count(  # noqa: PLR0917 - as settle
+def _count(
     rules: Rules, wanted: Row, current: Row, source: Row, before: Row | None, contributed: Mapping[str, int]
 ) -> None:
     """Set the counters of `wanted`. Where two rows meet a negative counter counts as 0."""
