@@ -1,6 +1,15 @@
-"""An event on its way out, as bytes, and nothing about how it is sent."""
+"""An event on its way out, as bytes; what sending it promises; and the sender for where there is no Kafka."""
 
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from lern.errors import Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +25,88 @@ class OutgoingEvent:
     topic: str
     key: bytes | None
     value: bytes
+
+
+class Sender(Protocol):
+    """Sends events so that they arrive at least once."""
+
+    def send(self, events: Sequence[OutgoingEvent]) -> None:
+        """Send events; returns when every one of them is confirmed.
+
+        Raises `Unreachable` if that cannot be had now: then any of them may have arrived, and all are to be sent
+        again. Events of one topic and key arrive in the order given.
+        """
+
+
+class FileSender:
+    """Appends events to `<topic>.jsonl` in a directory, for where there is no Kafka: one line per event, its value.
+
+    Confirmed means on the disk. Several processes may write the same files. A line that a killed process left
+    incomplete is dropped before the next one is written; it was not confirmed, so its event is sent again.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Name the directory; it is made with the first event."""
+        self._directory = directory
+
+    def send(self, events: Sequence[OutgoingEvent]) -> None:
+        """See `Sender`. Raises `ValueError`, before it writes anything, for a topic that Kafka would not have."""
+        lines: dict[str, list[bytes]] = {}
+        for event in events:
+            if not _TOPIC.fullmatch(event.topic):
+                raise ValueError(f"not a topic's name: {event.topic!r}")
+            lines.setdefault(event.topic, []).append(_line(event.value))
+        for topic, of_topic in lines.items():
+            path = self._directory / f"{topic}.jsonl"
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._append(path, of_topic)
+            except OSError as error:
+                raise Unreachable("outgoing file", f"{path}: {error.strerror or error}") from error
+
+    def _append(self, path: Path, lines: Sequence[bytes]) -> None:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = _drop_torn_line(file)
+            for line in lines:
+                if os.write(file, line) != len(line):
+                    os.ftruncate(file, end)
+                    raise OSError(errno.ENOSPC, "a line was written in part")
+                end += len(line)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+# Kafka's own rule. The first character also keeps "." and ".." out.
+_TOPIC: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,248}")
+_BLOCK: Final = 65536
+
+
+def _line(value: bytes) -> bytes:
+    # JSON has line breaks only where they mean nothing: between its parts, never within a text.
+    return value.replace(b"\n", b" ") + b"\n"
+
+
+def _drop_torn_line(file: int) -> int:
+    """Cut what follows the last line break; returns the size that is left. The caller holds the file's lock."""
+    size = end = os.fstat(file).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(file, end)
+    return end
