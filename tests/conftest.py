@@ -5,6 +5,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.servers.given import remember
+
+pytest_plugins = ["tests.servers.cassandra", "tests.servers.elasticsearch", "tests.servers.kafka"]
+
 # The machine's load must not fail a property; in CI the same examples every time, so that a red build means a change.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
@@ -13,5 +17,6 @@ settings.register_profile("ci", parent=settings.get_profile("local"), derandomiz
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     settings.load_profile(config.getoption("hypothesis_profile", None) or ("ci" if os.environ.get("CI") else "local"))
+    remember(os.environ)
     for name in [name for name in os.environ if name.startswith("LERN_")]:
         del os.environ[name]

@@ -1,0 +1,112 @@
+"""Cassandra: one node, 5.0.5 unless `LERN_TEST_CASSANDRA_VERSION` names another. 4.1.9 works as well."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+import pytest
+
+from tests.servers.given import given
+from tests.servers.jars import fetched, filled, jar
+from tests.servers.server import HOST, JavaServer, Server, running
+
+VERSION: Final = "5.0.5"
+
+# What Cassandra's own start script opens to it of the JDK.
+_EXPORTS: Final = (
+    "java.base/java.lang.ref",
+    "java.base/jdk.internal.misc",
+    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
+    "java.rmi/sun.rmi.registry",
+    "java.rmi/sun.rmi.server",
+    "java.sql/java.sql",
+    "jdk.attach/sun.tools.attach",
+    "jdk.compiler/com.sun.tools.javac.file",
+    "jdk.unsupported/sun.misc",
+)
+_OPENS: Final = (
+    "java.base/java.io",
+    "java.base/java.lang",
+    "java.base/java.lang.module",
+    "java.base/java.lang.reflect",
+    "java.base/java.nio",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.loader",
+    "java.base/jdk.internal.math",
+    "java.base/jdk.internal.module",
+    "java.base/jdk.internal.ref",
+    "java.base/jdk.internal.reflect",
+    "java.base/jdk.internal.util.jar",
+    "java.base/sun.nio.ch",
+    "jdk.compiler/com.sun.tools.javac",
+    "jdk.management/com.sun.management.internal",
+)
+
+# Of the native protocol: a request's header, and the two operations of the handshake that need no session.
+_HEADER: Final = struct.Struct(">BBhBi")
+_OPTIONS, _SUPPORTED = 5, 6
+
+
+class Cassandra(JavaServer):
+    """A node. `address` is host:port of the native protocol; the data centre is datacenter1."""
+
+    name = "cassandra"
+    heap = "512m"
+    other_ports: ClassVar[tuple[str, ...]] = ("STORAGE_PORT", "SSL_STORAGE_PORT")
+
+    def arguments(self) -> list[str]:
+        """Write the configuration."""
+        lib = fetched("cassandra", VERSION=given("CASSANDRA_VERSION") or VERSION)
+        yaml, logback = self.home / "cassandra.yaml", self.home / "logback.xml"
+        yaml.write_text(filled("cassandra.yaml", DATA=self.data, **self.ports))
+        logback.write_text(filled("cassandra-logback.xml", LOG=self.home / "server.log"))
+        return [
+            "-Xss512k",
+            "-XX:MaxDirectMemorySize=256m",
+            *(word for name in _EXPORTS for word in ("--add-exports", f"{name}=ALL-UNNAMED")),
+            *(word for name in _OPENS for word in ("--add-opens", f"{name}=ALL-UNNAMED")),
+            f"-javaagent:{jar(lib, 'jamm')}",
+            "-Djdk.attach.allowAttachSelf=true",
+            "-Dio.netty.tryReflectionSetAccessible=true",
+            f"-Djna.tmpdir={self.home}",
+            f"-Djava.io.tmpdir={self.home}",
+            f"-Dlogback.configurationFile={logback}",
+            f"-Dcassandra.config=file://{yaml}",
+            f"-Dcassandra.storagedir={self.data}",
+            f"-Dcassandra.logdir={self.home}",
+            "-Dcassandra-foreground=yes",
+            # There is no other node to wait for, at start or end.
+            "-Dcassandra.skip_wait_for_gossip_to_settle=0",
+            "-Dcassandra.ring_delay_ms=0",
+            "-Dcassandra.shutdown_announce_in_ms=0",
+            "-cp",
+            f"{lib}/*",
+            "org.apache.cassandra.service.CassandraDaemon",
+        ]
+
+    def answers(self) -> bool:
+        """Tell whether the node says which protocols it speaks."""
+        try:
+            with socket.create_connection((HOST, self.port), timeout=2) as connection:
+                connection.sendall(_HEADER.pack(4, 0, 0, _OPTIONS, 0))
+                answer = connection.recv(_HEADER.size, socket.MSG_WAITALL)
+        except OSError:
+            return False
+        return len(answer) == _HEADER.size and _HEADER.unpack(answer)[3] == _SUPPORTED
+
+
+@pytest.fixture(scope="session")
+def cassandra_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one Cassandra of this test run. Tests take `cassandra`, which makes sure that it runs."""
+    with running(Cassandra, tmp_path_factory.mktemp("cassandra")) as server:
+        yield server
+
+
+@pytest.fixture
+def cassandra(cassandra_server: Server) -> Iterator[Server]:
+    """Cassandra, running; a test may stop, kill and start it."""
+    yield cassandra_server
+    cassandra_server.start()
