@@ -12,10 +12,10 @@ from lern.store.tables import Key, Row, Table
 class Change:
     """What is to become of one row. Nothing that is not named here is touched.
 
-    `put`: columns to their new value; of a map column only the entries to put (others stay).
-    `clear`: columns to become null. `drop`: map column to the keys to remove from it.
-    `delete`: the whole row goes (then the rest is empty). A change of a row that does not stand
-    creates it, even when `put` is empty.
+    `put`: columns to their new value; of a map column only the entries to put (others stay); an empty
+    list makes the column null. `clear`: columns to become null; none of them is in `put`. `drop`: map column
+    to the keys to remove from it; none of them is put as well. `delete`: the whole row goes (then the rest is
+    empty). A change of a row that does not stand creates it, even when `put` is empty; deleting it does nothing.
     """
 
     key: Key
@@ -40,15 +40,18 @@ class Unit(Protocol):
         """Read the rows of `keys`, write what `decide` makes of them, until nothing is left to write.
 
         `decide` gets the rows that stand (absent ones are not in the mapping), must be idempotent, and
-        may be called up to three times. Returns how many changes were written. Raises `Unsettled` if the
-        third round still wanted to write, `ClockAhead` if a cell's time makes writing useless.
+        may be called up to three times. It gives at most one change for each key, of `keys` alone
+        (`ValueError`), and may read slices through the unit. Returns how many changes were written. Raises
+        `Unsettled` if the third round still wanted to write, `ClockAhead` if a cell's time makes writing
+        useless, `BadRow` if a value is not one of its column's kind.
         """
 
     def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
         """Delete those of `rows` that still stand exactly as given.
 
-        Rows are given in slice order. Returns the rows that stand differently now: they were changed by
-        someone since, and stay. A row that is gone already is fine.
+        Rows are given in slice order. Returns the rows that stand differently now, as they stand: they were
+        changed by someone since, and stay. A row that is gone already is fine. Equal is what has the same value
+        in every cell; NaN equals NaN, and the order of a map's entries is nothing.
         """
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
@@ -59,8 +62,16 @@ class Store(Protocol):
     """Learner rows and course batches.
 
     Every method raises `Unreachable` when the server does not answer, `Transient` when a call failed
-    that may be repeated, `BadRow` when what stands there cannot be read as the column's kind.
+    that may be repeated, `BadRow` when what stands there cannot be read as the column's kind. Values come
+    back as they were written: a FLOAT to 32 bits at least, everything else exactly, NaN and infinities too.
+    A process may fork: parent and child both go on, each with connections of its own.
     """
+
+    def create(self) -> None:
+        """Create the tables that are missing, and leave the others. Safe when several processes do so at once."""
+
+    def check(self) -> None:
+        """Reach the server and every table. Returns nothing; raises as every method does."""
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order.
@@ -73,10 +84,13 @@ class Store(Protocol):
         """Read rows by primary key; those that do not stand are not in the answer."""
 
     def unit(self, guard: Callable[[], None]) -> AbstractContextManager[Unit]:
-        """Begin a unit. `guard` is called before every write (it raises `LockLost`)."""
+        """Begin a unit, which ends with the block. `guard` is called before every write (it raises `LockLost`).
+
+        What the block raises comes out as it is; on SQL nothing is written then.
+        """
 
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
-        """Write whole rows (upsert; absent columns are left alone). For loading and for tests."""
+        """Write whole rows (upsert; absent columns are left alone, maps written whole). For loading and for tests."""
 
     def scan(self, table: Table) -> Iterable[Row]:
         """Every row of a table, in bounded memory, in no promised order. For dumps and checks, never in a step."""

@@ -152,24 +152,25 @@ class Engines:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Lend a connection on which each statement is a transaction of its own."""
-        pooled, dialect = self._lent()
+        engine = self._engine()
+        pool = engine.pool
+        pooled = self._taken(engine)
         try:
-            yield Connection(pooled, dialect)
+            yield Connection(pooled, engine.dialect)
         finally:
+            if engine.pool is not pool:
+                # A fork came in between, and the pool that this connection is of is no longer used.
+                pooled.detach()
+            # The pool rolls back what is still open.
             pooled.close()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Lend a connection in a transaction, which is committed when the block ends well and rolled back if not."""
-        pooled, dialect = self._lent()
-        try:
-            connection = Connection(pooled, dialect)
+        with self.reading() as connection:
             connection.run(self._begin)
             yield connection
             connection.run("COMMIT")
-        finally:
-            # The pool rolls back what is still open.
-            pooled.close()
 
     def give_back_idle(self) -> None:
         """Close the connections that nobody uses at the moment."""
@@ -183,12 +184,14 @@ class Engines:
         if engine is not None:
             engine.dispose()
 
-    def _lent(self) -> tuple[sa.PoolProxiedConnection, sa.Dialect]:
+    def _engine(self) -> sa.Engine:
         process = os.getpid()
         # Two threads may both open an engine; the first to be kept is used by both.
-        engine = self._by_process.get(process) or self._by_process.setdefault(process, _open(self.url))
+        return self._by_process.get(process) or self._by_process.setdefault(process, _open(self.url))
+
+    def _taken(self, engine: sa.Engine) -> sa.PoolProxiedConnection:
         try:
-            return engine.raw_connection(), engine.dialect
+            return engine.raw_connection()
         except PoolTimeoutError as error:
             raise Unreachable("store", str(error)) from error
         except engine.dialect.loaded_dbapi.Error as error:
