@@ -1,0 +1,5 @@
+"""`python -m lern.cli` is `lern`."""
+
+from lern.cli.commands import main
+
+main()

@@ -1,0 +1,167 @@
+"""`lern dead list|show|replay`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any, Final, get_args
+
+import typer
+from rich.padding import Padding
+from rich.text import Text
+
+from lern import events
+from lern.cli import console
+from lern.cli.options import AsJson, Limit, existing
+from lern.cli.problems import WrongUse
+from lern.cli.run_page import pretty
+from lern.cli.runs import ledger_of
+from lern.cli.stack import stack
+from lern.cli.waiting import PAUSE, has_worker, now_ms, whoami
+from lern.errors import Refused
+from lern.ledger import DeadLetter, Ledger
+from lern.ledger.records import DeadState
+from lern.mirror import RunState
+from lern.services import Services
+from lern.settings import Settings
+
+app = typer.Typer(no_args_is_help=True)
+
+# How long (s) a worker may take to say what became of a replayed event.
+PATIENCE: Final = 15.0
+
+DeadId = Annotated[int, typer.Argument(metavar="ID", help="The dead letter's number.", show_default=False)]
+
+
+@app.command(name="list")
+def list_dead(
+    *,
+    state: Annotated[str | None, typer.Option("--state", "-s", help="open or replayed; both otherwise.")] = None,
+    code: Annotated[str | None, typer.Option("--code", help="Only these, as in MISSING_FIELD.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the events that could not become a run, the latest first, each with its reason."""
+    with ledger_of(Settings.load()) as ledger:
+        found = ledger.dead_letters(state=_state(state), code=code, limit=limit + 1)
+    shown = found[:limit]
+    if as_json:
+        console.print_json(asdict(letter) for letter in shown)
+        return
+    if not shown:
+        console.remark("no dead letters")
+        return
+    console.out().print(table(shown))
+    if len(found) > limit:
+        console.remark(f"only the latest {limit}; --limit shows more")
+
+
+def _state(name: str | None) -> DeadState | None:
+    known: dict[str, DeadState] = {state: state for state in get_args(DeadState)}
+    if name is not None and name not in known:
+        raise WrongUse(f"--state {name!r}: one of {', '.join(known)} was expected")
+    return None if name is None else known[name]
+
+
+def table(letters: list[DeadLetter]) -> Any:
+    """Give dead letters as a table."""
+    result = console.table("id>", "state", "times>", f"last ({console.zone()})", "topic", "field", "reason")
+    for letter in letters:
+        result.add_row(
+            str(letter.id),
+            console.state(letter.state),
+            str(letter.count),
+            console.moment(letter.last_at),
+            console.text(letter.topic),
+            console.text(letter.field),
+            console.text(letter.reason),
+        )
+    return result
+
+
+@app.command()
+def show(dead_id: DeadId, *, as_json: AsJson = False) -> None:
+    """Show a dead letter with the event as it came."""
+    with ledger_of(Settings.load()) as ledger:
+        letter = _letter(ledger, dead_id)
+    if as_json:
+        console.print_json([asdict(letter)])
+        return
+    screen = console.out()
+    screen.print(Text.assemble(("dead letter ", "bold"), (str(letter.id), "bold"), "  ", console.state(letter.state)))
+    facts = {
+        "why": f"{letter.code} {letter.field or ''}: {letter.reason}",
+        "topic": letter.topic,
+        "place": "" if letter.offset is None else f"partition {letter.partition}, offset {letter.offset}",
+        "came": f"{letter.count} times" if letter.count > 1 else "once",
+        "first": f"{console.moment(letter.first_at)} {console.zone()}",
+        "last": f"{console.moment(letter.last_at)} {console.zone()}",
+        "became": f"run {letter.run_id}" if letter.run_id else "",
+    }
+    for name, value in facts.items():
+        if value:
+            screen.print(Padding(Text.assemble((f"{name:<7}", "dim"), console.text(value)), (0, 0, 0, 2)))
+    screen.print()
+    typer.echo(pretty(letter.value))
+    if letter.state == "open":
+        console.remark(f"\nlern dead replay {letter.id} takes it in again; --file CORRECTED.json in its place")
+
+
+@app.command()
+def replay(
+    dead_id: DeadId,
+    *,
+    file: Annotated[str | None, typer.Option("--file", help="The corrected event, taken in its place.")] = None,
+) -> None:
+    """Take a dead letter in again: as it came, or corrected.
+
+    What is still wrong becomes a dead letter again. Prints the id of the run that it may become.
+    """
+    settings = Settings.load()
+    with stack(settings) as running:
+        parts = Services(running.settings)
+        letter = _letter(parts.ledger, dead_id)
+        if letter.state != "open":
+            raise Refused(f"dead letter {dead_id} was replayed already")
+        value = letter.value if file is None else existing(file).read_bytes().strip()
+        run_id = _run_id(value)
+        if settings.embedded_redis and not has_worker(parts):
+            running.start_worker()
+        # What an earlier refusal left here must not be taken for the answer.
+        parts.mirror.show(run_id, RunState("queued"))
+        parts.queue.send_intake(value, letter.topic or None, run_id)
+        taken = _taken_in(parts, run_id, running.check)
+        # Marked last: killed in between it is replayed again, which is the same run.
+        parts.ledger.replayed(dead_id, now_ms(), whoami(), run_id)
+    typer.echo(run_id)
+    if not taken:
+        console.remark("sent, but no worker has taken it in yet")
+
+
+def _taken_in(parts: Services, run_id: str, check: Callable[[], None]) -> bool:
+    """Wait until a worker has made a run of it; False if none has for a while. Raises `Refused`."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if parts.ledger.peek(run_id) is not None:
+            return True
+        seen = parts.mirror.seen(run_id)
+        if seen is not None and seen.state == "failed":
+            raise Refused(f"it was refused again: {seen.reason}")
+        check()
+        time.sleep(PAUSE)
+    return False
+
+
+def _run_id(value: bytes) -> str:
+    """Give the id of the run that an event would become. Raises `WrongUse` for one that can be none."""
+    try:
+        wanted = events.merge(events.parse(value))
+    except events.BadEvent as bad:
+        raise WrongUse(f"this would be a dead letter again: {bad}; give the corrected event with --file") from bad
+    return events.run_id("merge", value, wanted.mid, (wanted.source, wanted.target))
+
+
+def _letter(ledger: Ledger, dead_id: int) -> DeadLetter:
+    letter = ledger.dead_letter(dead_id)
+    if letter is None:
+        raise Refused(f"there is no dead letter {dead_id}; lern dead list shows which there are")
+    return letter

@@ -1,0 +1,39 @@
+"""`lern migrate`."""
+
+from typing import Annotated
+
+import typer
+
+from lern.cli.stack import create_tables, is_sql
+from lern.ledger import Ledger
+from lern.settings import Settings
+from lern.urls import redacted
+
+app = typer.Typer()
+
+
+@app.command()
+def migrate(
+    *,
+    create: Annotated[
+        bool, typer.Option("--create-tables", help="Create learner tables in Cassandra too, for a keyspace of our own.")
+    ] = False,
+) -> None:
+    """Create the ledger's schema or bring it to this version's, and create the learner tables.
+
+    Doing it again changes nothing. In Cassandra the learner tables are Sunbird's, so they are created only with
+    --create-tables.
+    """
+    settings = Settings.load()
+    ledger = Ledger(settings.ledger_url_or_default)
+    before = ledger.version()
+    ledger.migrate()
+    after = ledger.version()
+    done = "is up to date" if before == after else f"brought from {before} to {after}" if before else "created"
+    typer.echo(f"ledger  {done} (version {after})  {redacted(settings.ledger_url_or_default)}")
+    url = settings.store_url_or_default
+    if is_sql(url) or create:
+        create_tables(settings)
+        typer.echo(f"store   all {len(settings.tables)} tables are there  {redacted(url)}")
+    else:
+        typer.echo(f"store   left alone; --create-tables creates what is not there  {redacted(url)}")

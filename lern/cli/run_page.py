@@ -1,0 +1,137 @@
+"""One run as `lern runs show` prints it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from lern.cli import console
+from lern.ledger import Attempt, Run, RunDetail, Step
+
+WARNINGS: Final = "warnings"
+SHORT: Final = 8
+
+
+def page(detail: RunDetail, later: Sequence[Run], now: int) -> Iterator[RenderableType]:
+    """Give the parts of the page. `later`: merges that stand in the way of an undo; `now` in ms."""
+    run = detail.run
+    head = Text.assemble(("run ", "bold"), (run.id, "bold"), "  ", run.workflow, "  ", console.state(run.state))
+    yield head
+    yield Padding(_facts(detail), (0, 0, 1, 2))
+    yield _steps(detail.steps, now)
+    yield from _section("warnings", [console.text(f"• {warning}") for warning in run.warnings], "yellow")
+    yield from _section("error", [console.text(run.error)] if run.error else [], "red")
+    yield from _history([attempt for attempt in detail.attempts if attempt.outcome != "succeeded"])
+    yield from _done_by(detail)
+    yield from _next(run, later)
+
+
+def _facts(detail: RunDetail) -> RenderableType:
+    run = detail.run
+    grid = console.table("", "")
+    grid.show_header = False
+    facts = {
+        "accounts": f"{run.source} → {run.target}",
+        "entered": f"{console.moment(run.created_at)} {console.zone()}",
+        "took": console.span(None if run.ended_at is None else run.ended_at - run.created_at),
+        "event": _event(run),
+        "tried": f"{run.generation - 1} times again" if run.generation > 1 else "",
+        "undoes": f"run {run.undo_of}" if run.undo_of else "",
+        "undone by": ", ".join(f"run {other}" for other in detail.undo_runs),
+    }
+    for name, value in facts.items():
+        if value:
+            grid.add_row(Text(name, "dim"), console.text(value))
+    return grid
+
+
+def _event(run: Run) -> str:
+    place = "" if run.partition is None else f", partition {run.partition} offset {run.offset}"
+    named = f"{run.mid or 'without a mid'} from {run.topic or 'a file'}{place}"
+    return f"{named}, of {console.moment(run.event_time)}" if run.event_time else named
+
+
+def _steps(steps: Sequence[Step], now: int) -> RenderableType:
+    table = console.table("step", "state", "tries>", "took>", "rows")
+    for step in steps:
+        table.add_row(
+            step.name,
+            console.state(step.state),
+            str(tries(step)) if step.started_at is not None else "",
+            console.span(_took(step, now)),
+            console.text(counts(step.result) or _why(step)),
+        )
+    return table
+
+
+def tries(step: Step) -> int:
+    """Count how often a step was begun: attempts that failed, workers that died, and the one at work or done."""
+    return step.attempts + step.lost + (step.state in {"running", "succeeded"})
+
+
+def _took(step: Step, now: int) -> int | None:
+    if step.started_at is None or step.state in {"pending", "queued", "waiting"}:
+        return None
+    return (step.ended_at or now) - step.started_at
+
+
+def _why(step: Step) -> str:
+    due = f", again at {console.moment(step.next_at)}" if step.next_at is not None else ""
+    return f"{step.reason or step.error}{due}" if step.reason or step.error else ""
+
+
+def counts(result: Mapping[str, Any] | None) -> str:
+    """Give a step's row counts in words: `read 7 · copied 5 · deleted 7`. What is none is left out."""
+    numbers = {name: value for name, value in (result or {}).items() if isinstance(value, int) and value}
+    if result is not None and not numbers:
+        return "nothing to do"
+    return " · ".join(f"{name} {value:,}" for name, value in numbers.items())
+
+
+def _section(title: str, lines: Sequence[Text], style: str) -> Iterator[RenderableType]:
+    if lines:
+        yield Text(f"\n{title}", f"bold {style}")
+        for line in lines:
+            yield Padding(line, (0, 0, 0, 2))
+
+
+def _history(attempts: Sequence[Attempt]) -> Iterator[RenderableType]:
+    if not attempts:
+        return
+    table = console.table(f"ended ({console.zone()})", "step", "outcome", "generation>", "why")
+    for attempt in attempts:
+        outcome = console.state(attempt.outcome)
+        reason = ": ".join(filter(None, (attempt.reason, attempt.error)))
+        number = str(attempt.generation)
+        table.add_row(console.moment(attempt.ended_at), attempt.step, outcome, number, console.text(reason))
+    yield Text("\nattempts that did not get through", "bold")
+    yield Padding(table, (0, 0, 0, 2))
+
+
+def _done_by(detail: RunDetail) -> Iterator[RenderableType]:
+    lines = [
+        console.text(f"{console.moment(act.at)} {act.who}: {act.action} {act.detail or ''}".rstrip())
+        for act in detail.audit
+    ]
+    yield from _section("done by hand", lines, "")
+
+
+def _next(run: Run, later: Sequence[Run]) -> Iterator[RenderableType]:
+    """Say what can be done about the run."""
+    short = run.id[:SHORT]
+    if run.state == "failed":
+        yield Text(f"\nonce the cause is mended: lern runs retry {short}", "dim")
+    if run.state == "succeeded" and run.merge and not later:
+        yield Text(f"\nto take it back: lern runs undo {short}", "dim")
+
+
+def pretty(value: bytes) -> str:
+    """Give an event's bytes indented if they are JSON, as they are otherwise; control characters visible."""
+    text = value.decode("utf-8", "backslashreplace")
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except ValueError:
+        return console.harmless(text)

@@ -1,0 +1,200 @@
+"""`lern runs list|show|retry|undo`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, Final, get_args
+
+import typer
+
+from lern import undo as undoing
+from lern.cli import console
+from lern.cli.options import AsJson, Limit, RunId, Wait, moment_of
+from lern.cli.problems import WrongUse
+from lern.cli.run_page import page
+from lern.cli.stack import stack
+from lern.cli.waiting import NO_WORKER, has_worker, now_ms, require_success, wait_for, whoami
+from lern.errors import Refused
+from lern.ledger import Ledger, Run, RunDetail
+from lern.ledger.records import RunState
+from lern.mirror import RunState as Shown
+from lern.services import Services
+from lern.settings import Settings
+
+app = typer.Typer(no_args_is_help=True)
+
+SHORT: Final = 8
+LONG: Final = 36
+CANDIDATES: Final = 200
+
+
+@app.command(name="list")
+def list_runs(
+    *,
+    state: Annotated[str | None, typer.Option("--state", "-s", help=f"One of {', '.join(get_args(RunState))}.")] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", "-w", help="merge, undo.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Runs with this account as source or target.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Entered since: 30m, 2h, 7d, a date or a time.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Entered before.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    with ledger_of(Settings.load()) as ledger:
+        found = ledger.runs(
+            state=_state(state),
+            workflow=workflow,
+            user=user,
+            since=moment_of(since, "--since"),
+            until=moment_of(until, "--until"),
+            limit=limit + 1,
+        )
+    shown = found[:limit]
+    if as_json:
+        console.print_json(asdict(run) for run in shown)
+        return
+    if not shown:
+        console.remark("no runs")
+        return
+    screen = console.out()
+    screen.print(table(shown, short=screen.is_terminal))
+    if len(found) > limit:
+        console.remark(f"only the newest {limit}; --limit shows more")
+
+
+def _state(name: str | None) -> RunState | None:
+    known: dict[str, RunState] = {state: state for state in get_args(RunState)}
+    if name is None:
+        return None
+    if name not in known:
+        raise WrongUse(f"--state {name!r}: one of {', '.join(known)} was expected")
+    return known[name]
+
+
+def table(runs: list[Run], *, short: bool) -> Any:
+    """Give runs as a table; `short`: only as much of their ids as people need."""
+    result = console.table("run", "workflow", "state", "source → target", f"entered ({console.zone()})", "took>", "why")
+    for run in runs:
+        result.add_row(
+            run.id[:SHORT] if short else run.id,
+            run.workflow,
+            console.state(run.state),
+            console.text(f"{run.source} → {run.target}"),
+            console.moment(run.created_at),
+            console.span(None if run.ended_at is None else run.ended_at - run.created_at),
+            console.text(why(run)),
+        )
+    return result
+
+
+def why(run: Run) -> str:
+    """Say where a run is and why it is not done; empty for one that has ended well."""
+    if run.state == "succeeded":
+        return console.many(len(run.warnings), "warning") if run.warnings else ""
+    return ": ".join(filter(None, (run.step, run.error or run.reason)))
+
+
+@app.command()
+def show(run_id: RunId, *, as_json: AsJson = False) -> None:
+    """Show a run: its event, every step with its row counts, what went wrong, and who did what about it."""
+    with ledger_of(Settings.load()) as ledger:
+        detail = _detail(ledger, run_id)
+        later = ledger.later_merges(detail.run.id)
+    if as_json:
+        console.print_json([_as_record(detail)])
+        return
+    screen = console.out()
+    for part in page(detail, later, now_ms()):
+        screen.print(part)
+
+
+def _as_record(detail: RunDetail) -> dict[str, Any]:
+    return {
+        **asdict(detail.run),
+        "event": detail.event,
+        "steps": [asdict(step) for step in detail.steps],
+        "attempts_of_steps": [asdict(attempt) for attempt in detail.attempts],
+        "audit": [asdict(entry) for entry in detail.audit],
+        "undo_runs": list(detail.undo_runs),
+    }
+
+
+@app.command()
+def retry(
+    run_id: RunId,
+    *,
+    step: Annotated[str | None, typer.Option("--step", help="Begin at this step, even if the run succeeded.")] = None,
+    wait: Wait = False,
+) -> None:
+    """Try a failed run again, from the step where it failed."""
+
+    def enter(parts: Services, run: Run) -> str:
+        parts.ledger.retry(run.id, now_ms(), whoami(), step)
+        return run.id
+
+    _send(run_id, enter, wait=wait)
+
+
+@app.command()
+def undo(run_id: RunId, *, wait: Wait = False) -> None:
+    """Take a merge back: both accounts as before. It is a run of its own; its id is printed."""
+
+    def enter(parts: Services, run: Run) -> str:
+        return undoing.request(parts.ledger, run.id, now_ms()).run_id
+
+    _send(run_id, enter, wait=wait)
+
+
+def _send(run_id: str, enter: Callable[[Services, Run], str], *, wait: bool) -> None:
+    """Do something to a run in the ledger, and send what has to be done then; print the id of that run."""
+    settings = Settings.load()
+    with ledger_of(settings) as ledger:
+        found = _detail(ledger, run_id).run
+    with stack(settings) as running:
+        parts = Services(running.settings)
+        new = parts.ledger.peek(enter(parts, found))
+        if new is None:
+            raise Refused(f"the ledger has lost run {run_id}")
+        if new.state == "queued":
+            # Shown before it is sent: what waits for the run must not read how it ended the last time.
+            parts.mirror.show(new.id, Shown("queued"))
+            parts.queue.send_chain(new.id, new.generation, new.remaining)
+        typer.echo(new.id)
+        works = not settings.embedded_redis or has_worker(parts)
+        if not wait:
+            if not works:
+                console.remark(NO_WORKER)
+            return
+        if not works:
+            running.start_worker()
+        ended = wait_for(parts, new.id, running.check)
+    require_success(ended)
+    console.remark(f"{ended.workflow} succeeded; lern runs show {ended.id[:SHORT]} tells more")
+
+
+@contextmanager
+def ledger_of(settings: Settings) -> Iterator[Ledger]:
+    """Give the ledger; the embedded default's is made if it is not there yet."""
+    ledger = Ledger(settings.ledger_url_or_default)
+    try:
+        if settings.ledger_url is None:
+            ledger.migrate()
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _detail(ledger: Ledger, given: str) -> RunDetail:
+    """Find a run by its id or the beginning of it. Raises `Refused` if that is not one run."""
+    found = ledger.run(given)
+    if found is not None:
+        return found
+    like = [run.id for run in ledger.runs(text=given, limit=CANDIDATES) if run.id.startswith(given.lower())]
+    if len(like) > 1:
+        raise Refused(f"{given} is the beginning of {len(like)} runs: {', '.join(like[:5])}")
+    one = ledger.run(like[0]) if like else None
+    if one is None:
+        raise Refused(f"there is no run {given}; lern runs list shows which there are")
+    return one
