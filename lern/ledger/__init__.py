@@ -7,6 +7,7 @@ rejected the call for something that may go right the next time, `SchemaMissing`
 """
 
 from lern.ledger.audit import Act
+from lern.ledger.concern import Concern, Concerned
 from lern.ledger.database import Database
 from lern.ledger.dead_letters import DeadLetters
 from lern.ledger.intake import Intake
@@ -46,6 +47,7 @@ __all__ = [
     "AuditEntry",
     "Begin",
     "Chunk",
+    "Concerned",
     "DeadLetter",
     "Entered",
     "Finished",
@@ -73,6 +75,7 @@ class Ledger(
     Outbox,
     DeadLetters,
     MergedAccounts,
+    Concern,
     Sweeping,
     Runs,
     SecondChance,

@@ -1,7 +1,8 @@
 """The history of a run's steps: one row for each execution that has ended, however it ended."""
 
 import json
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -64,7 +65,7 @@ def add(
 def of_run(connection: sa.Connection, run_id: str) -> tuple[Attempt, ...]:
     """Give a run's attempts, the earliest first."""
     rows = connection.execute(_OF_RUN, {"run_id": run_id})
-    return tuple(Attempt(*row[:-1], result=None if row[-1] is None else json.loads(row[-1])) for row in rows)
+    return tuple(_attempt_of(row) for row in rows)
 
 
 def outcome_of(connection: sa.Connection, run_id: str, step: str, token: str) -> Outcome | None:
@@ -81,3 +82,9 @@ def results_of(connection: sa.Connection, run: Run) -> dict[str, Json]:
         for attempt in of_run(connection, run.id)
         if attempt.outcome == "succeeded" and attempt.step in done
     }
+
+
+def _attempt_of(row: Sequence[Any]) -> Attempt:
+    values = list(row)
+    values[-1] = None if values[-1] is None else json.loads(values[-1])
+    return Attempt(*values)

@@ -102,7 +102,7 @@ class Database:
             self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
             self._pid = os.getpid()
 
-    def _begin(self, driver: Any, info: dict[Any, Any], *, durable: bool) -> None:  # noqa: ANN401 - any driver's
+    def _begin(self, driver: Any, info: dict[Any, Any], *, durable: bool) -> None:
         if self.is_sqlite:
             # The pragma is no part of a transaction and stays with the connection.
             if info.get("durable") != durable:
@@ -144,7 +144,7 @@ class Database:
             _raise(error, error)
 
 
-def _run(driver: Any, statement: str) -> None:  # noqa: ANN401 - any driver's connection
+def _run(driver: Any, statement: str) -> None:
     driver.execute(statement)
 
 
@@ -203,14 +203,14 @@ def _postgresql_engine(url: str) -> sa.Engine:
         entry.info["used"] = time.monotonic()
 
     @sa.event.listens_for(engine, "checkout")
-    def _checkout(driver: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 - psycopg's
+    def _checkout(driver: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
         # A connection that has been idle may be dead since (server restarted, firewall): asking costs a
         # round trip, so one that was used a moment ago is not asked.
         if time.monotonic() - entry.info.get("used", time.monotonic()) < _IDLE_SECONDS:
             return
         try:
             driver.execute("SELECT 1")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the pool must open another one
+        except Exception as error:
             raise exc.DisconnectionError from error
 
     return engine

@@ -124,7 +124,7 @@ def _admit_undo(connection: sa.Connection, run_id: str) -> Refusal | None:
     later = runs.later_merges(connection, run)
     if later:
         named = ", ".join(f"{merge.id} ({merge.source} into {merge.target})" for merge in later)
-        return Refusal(LATER_MERGE, "", f"later merges of these accounts stand and would have to be undone first: {named}")
+        return Refusal(LATER_MERGE, "", f"later merges of these accounts stand, to be undone first: {named}")
     return None
 
 

@@ -1,7 +1,8 @@
 """The journal: what a chunk read and is about to do, saved before it writes."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -47,7 +48,7 @@ _MARK: Final = (
     .values(state="done", counts=sa.bindparam("new_counts"), ended_at=sa.bindparam("now"))
     .returning(chunks.c.source)
 )
-_USERS: Final = sa.bindparam("users", expanding=True)
+_USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
 # The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _IS_OPEN: Final = sa.text("state = 'open'")
 _OPEN: Final = (
@@ -55,6 +56,11 @@ _OPEN: Final = (
 ).order_by(chunks.c.id)
 _LAST: Final = sa.select(sa.func.max(chunks.c.number)).where(
     chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
+)
+_COUNTED: Final = (
+    sa.select(chunks.c.counts)
+    .where(chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step"))
+    .order_by(chunks.c.id)
 )
 
 # How many are in memory at once, packed: a payload may have some hundred kilobytes, a scope a few.
@@ -67,9 +73,7 @@ class Journal:
 
     _database: Database
 
-    def journal(
-        self, chunk: NewChunk, events: Sequence[OutgoingEvent], now: int, *, token: str | None = None
-    ) -> Chunk:
+    def journal(self, chunk: NewChunk, events: Sequence[OutgoingEvent], now: int, *, token: str | None = None) -> Chunk:
         """Save a chunk and the events that announce it, durably, before anything of it is written.
 
         Whoever comes second at (run, step, number) is given the first's chunk (`new` False), and its own
@@ -104,13 +108,14 @@ class Journal:
             new=True,
         )
 
-    def mark(self, chunk_id: int, counts: dict[str, int], given: Contributions, now: int) -> None:
+    def mark(self, chunk_id: int, counts: Mapping[str, Any], given: Contributions, now: int) -> None:
         """Mark a chunk as carried out, durably, with what its source's rows have given to counters.
 
-        Marking it again changes nothing, whatever is given then.
+        `counts`: numbers by name, and `warnings`, a list of texts. Marking it again changes nothing,
+        whatever is given then.
         """
         with self._database.write() as connection:
-            named = {"chunk_id": chunk_id, "new_counts": text_of(counts), "now": now}
+            named = {"chunk_id": chunk_id, "new_counts": text_of(dict(counts)), "now": now}
             source = connection.scalar(_MARK, named)
             if source is not None:
                 contributed.remember(connection, source, given)
@@ -136,6 +141,17 @@ class Journal:
         """Give the number that the next chunk of a step is to have, from 1."""
         with self._database.read() as connection:
             return int(connection.scalar(_LAST, {"run_id": run_id, "step": step}) or 0) + 1
+
+    def tally(self, run_id: str, step: str) -> tuple[dict[str, int], list[str]]:
+        """Add up the counts of a step's marked chunks, whichever attempt carried them out, and list their warnings."""
+        total: Counter[str] = Counter()
+        warnings: dict[str, None] = {}
+        with self._database.read() as connection:
+            for (text,) in connection.execute(_COUNTED, {"run_id": run_id, "step": step}):
+                counts = json.loads(text)
+                warnings.update(dict.fromkeys(counts.pop("warnings", ())))
+                total.update(counts)
+        return dict(total), list(warnings)
 
     def scope_of_run(self, run_id: str) -> Iterator[Any]:
         """Give the scope of each chunk of a run, in order. In bounded memory; chunks without one are left out."""
@@ -185,7 +201,7 @@ def _values(chunk: NewChunk, now: int) -> dict[str, Any]:
     }
 
 
-def _chunk_of(row: "sa.Row[Any]") -> Chunk:
+def _chunk_of(row: Sequence[Any]) -> Chunk:
     values = list(row)
     values[_COUNTS] = json.loads(values[_COUNTS])
     return Chunk(*values)

@@ -35,7 +35,7 @@ def admit(source: str, target: str, forwards: Mapping[str, str]) -> Admitted | R
     same final account is a sweep of late rows.
     """
     final = follow(target, forwards)
-    if final == source or target == source:
+    if source in {final, target}:
         reason = f"{target} was merged into {source} before: this merge would close a circle"
         return Refusal(MERGE_CIRCLE, "edata.toAccountId", reason)
     if source not in forwards:

@@ -28,6 +28,11 @@ _UNDELIVERED_OF_STEP: Final = _UNDELIVERED_OF_RUN.where(outbox.c.step == sa.bind
 _DELIVERED: Final = (
     outbox.update().where(_MIDS, outbox.c.delivered_at.is_(None)).values(delivered_at=sa.bindparam("now"))
 )
+_GONE_OUT: Final = (
+    sa.select(outbox.c.mid)
+    .where(outbox.c.run_id == sa.bindparam("run_id"), outbox.c.delivered_at.is_not(None))
+    .order_by(outbox.c.sequence)
+)
 _KNOWN: Final = sa.select(outbox.c.mid).where(_MIDS)
 
 
@@ -57,18 +62,24 @@ class Outbox:
     _database: Database
 
     def undelivered(
-        self, run_id: str | None = None, step: str | None = None, limit: int = 1_000
+        self,
+        run_id: str | None = None,
+        step: str | None = None,
+        limit: int = 1_000,
+        created_before: int | None = None,
     ) -> list[OutgoingEvent]:
         """Give events that are not known to be delivered, in the order in which they were planned.
 
-        Of one step, of one run (`step` None), or of all (`run_id` None).
+        Of one step, of one run (`step` None), or of all (`run_id` None); of these, where `created_before`
+        (ms) is given, those that were planned before it.
         """
-        if run_id is None:
-            statement = _UNDELIVERED
-        else:
-            statement = _UNDELIVERED_OF_RUN if step is None else _UNDELIVERED_OF_STEP
-        named = {"run_id": run_id, "step": step}
-        given = {name: value for name, value in named.items() if value is not None and run_id is not None}
+        statement, given = _UNDELIVERED, {}
+        if run_id is not None:
+            statement, given = _UNDELIVERED_OF_RUN, {"run_id": run_id}
+            if step is not None:
+                statement, given = _UNDELIVERED_OF_STEP, {"run_id": run_id, "step": step}
+        if created_before is not None:
+            statement = statement.where(outbox.c.created_at < created_before)
         with self._database.read() as connection:
             rows = connection.execute(statement, {**given, "limit": limit})
             return [OutgoingEvent(mid, topic, key, value) for mid, topic, key, value in rows]
@@ -78,6 +89,11 @@ class Outbox:
         if mids:
             with self._database.write() as connection:
                 connection.execute(_DELIVERED, {"mids": sorted(mids), "now": now})
+
+    def delivered_mids(self, run_id: str) -> list[str]:
+        """Give the message ids of a run's events that have gone out, in order."""
+        with self._database.read() as connection:
+            return list(connection.scalars(_GONE_OUT, {"run_id": run_id}))
 
     def known_mids(self, mids: Collection[str]) -> set[str]:
         """Give those of `mids` that this system has planned itself, delivered or not."""

@@ -5,8 +5,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from lern.ledger import attempts
+from lern.ledger import runs as rows
 from lern.ledger.database import Database
-from lern.ledger.records import Pending, StepState
+from lern.ledger.records import Pending, Run, StepState
 from lern.ledger.runs import names_of
 from lern.ledger.schema import runs
 
@@ -63,14 +65,35 @@ class Sweeping:
         found = {pending.run_id: pending for some in each for pending in some}
         return [found[run_id] for run_id in heapq.nsmallest(limit, found)]
 
+    def requeue(self, pending: Pending, now: int) -> bool:
+        """Say that a step is being sent again. True for one caller only: that one sends it.
+
+        Nothing happens unless the step stands exactly as it was found: whoever moved it on meanwhile is at
+        work. A step that was running has lost its worker; that is counted and written down.
+        """
+        with self._database.write() as connection:
+            run = rows.lock(connection, pending.run_id)
+            if run is None or not _unmoved(run, pending):
+                return False
+            lost = {}
+            if run.step_state == "running":
+                attempts.add(connection, run, now, "lost")
+                lost = {"lost": run.lost + 1, "token": None}
+            rows.move(connection, run.id, now, state="queued", step_state="queued", queued_at=now, next_at=None, **lost)
+            return True
+
     def _list(self, statement: "sa.Select[Any]", **given: object) -> list[Pending]:
         with self._database.read() as connection:
-            return [
-                Pending(*row[:-1], remaining=_remaining(row.steps, row.step))
-                for row in connection.execute(statement, given)
-            ]
+            return [_pending_of(row) for row in connection.execute(statement, given)]
 
 
-def _remaining(steps: str, step: str) -> tuple[str, ...]:
-    names = names_of(steps)
-    return names[names.index(step) :]
+def _unmoved(run: Run, pending: Pending) -> bool:
+    found = (pending.step, pending.generation, pending.token, pending.queued_at, pending.next_at)
+    return (run.step, run.generation, run.token, run.queued_at, run.next_at) == found
+
+
+def _pending_of(row: "sa.Row[Any]") -> Pending:
+    values = list(row)
+    names = names_of(row.steps)
+    values[-1] = names[names.index(row.step) :]
+    return Pending(*values)

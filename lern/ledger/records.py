@@ -300,7 +300,7 @@ class Chunk:
     source: str
     target: str
     state: ChunkState
-    counts: dict[str, int]
+    counts: Json
     created_at: int
     ended_at: int | None
     packed_payload: bytes = field(repr=False)
@@ -308,12 +308,12 @@ class Chunk:
     new: bool = False
 
     @cached_property
-    def payload(self) -> Any:  # noqa: ANN401 - whatever the kind of chunk made of it
+    def payload(self) -> Any:
         """What the chunk read and is about to do."""
         return unpacked(self.packed_payload)
 
     @cached_property
-    def scope(self) -> Any:  # noqa: ANN401 - as the payload
+    def scope(self) -> Any:
         """What later steps need to know of its rows; None if it was given none."""
         return None if self.packed_scope is None else unpacked(self.packed_scope)
 
@@ -349,17 +349,17 @@ class DeadLetter:
     run_id: str | None
 
 
-def packed(value: Any) -> bytes:  # noqa: ANN401 - anything that JSON can hold
+def packed(value: Any) -> bytes:
     """Compress a value for the journal. Level 1: nearly as small as 6 for such rows, in a third of the time."""
     return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"), 1)
 
 
-def unpacked(blob: bytes) -> Any:  # noqa: ANN401 - as packed
+def unpacked(blob: bytes) -> Any:
     """Give back what `packed` compressed."""
     return json.loads(zlib.decompress(blob))
 
 
-def text_of(value: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
+def text_of(value: Any) -> str:
     """Give a value as JSON text, in ASCII alone, so that no database refuses a character of it."""
     return json.dumps(value, separators=(",", ":"))
 

@@ -1,7 +1,7 @@
 """Rows of `runs`: reading them, listing them, moving them on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from lern.ledger import attempts, audit, merged_accounts
 from lern.ledger.database import Database
-from lern.ledger.records import Run, RunDetail, RunState, Step
+from lern.ledger.records import Attempt, Run, RunDetail, RunState, Step
 from lern.ledger.schema import chunks, events, runs
 
 _ONE: Final = sa.select(runs).where(runs.c.id == sa.bindparam("run_id"))
@@ -19,7 +19,7 @@ _MOVE: Final = runs.update().where(runs.c.id == sa.bindparam("run_id"))
 _EVENT: Final = sa.select(events.c.value).where(events.c.run_id == sa.bindparam("run_id"))
 _UNDOING: Final = sa.select(runs).where(runs.c.undo_of == sa.bindparam("run_id")).order_by(runs.c.number)
 _COUNTS: Final = sa.select(runs.c.state, sa.func.count()).group_by(runs.c.state)
-_USERS: Final = sa.bindparam("users", expanding=True)
+_USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
 _LATER_MERGES: Final = (
     sa.select(runs)
     .where(
@@ -41,7 +41,7 @@ def alone(connection: sa.Connection) -> None:
         connection.execute(_ALONE)
 
 
-def run_of(row: sa.Row[Any]) -> Run:
+def run_of(row: Sequence[Any]) -> Run:
     """Make a record of a row of `runs`."""
     values = list(row)
     values[_STEPS] = names_of(values[_STEPS])
@@ -182,7 +182,7 @@ class Runs:
 _SEARCHED: Final = ("id", "source", "target", "mid", "reason", "error")
 
 
-def _steps(run: Run, history: tuple[attempts.Attempt, ...]) -> tuple[Step, ...]:
+def _steps(run: Run, history: tuple[Attempt, ...]) -> tuple[Step, ...]:
     """Tell each step of a run: the current one by the run's row, the ones before by how they ended."""
     done = {attempt.step: attempt for attempt in history if attempt.outcome == "succeeded"}
     return tuple(
@@ -191,7 +191,7 @@ def _steps(run: Run, history: tuple[attempts.Attempt, ...]) -> tuple[Step, ...]:
     )
 
 
-def _done(run: Run, position: int, last: attempts.Attempt, history: tuple[attempts.Attempt, ...]) -> Step:
+def _done(run: Run, position: int, last: Attempt, history: tuple[Attempt, ...]) -> Step:
     same = [a for a in history if a.step == last.step and a.generation == last.generation]
     return Step(
         name=last.step,

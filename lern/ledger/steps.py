@@ -133,23 +133,6 @@ class Steps:
             outbox.plan(connection, run_id, step, () if event is None else (event,), now)
             return True
 
-    def mark_queued(
-        self, run_id: str, step: str, generation: int, now: int, *, queued_at: int | None = None
-    ) -> bool:
-        """Say that a waiting step is being sent. True for one caller only: that one sends it.
-
-        `queued_at`: the step is not waiting but queued, since that time, and is being sent again.
-        """
-        expected = "waiting" if queued_at is None else "queued"
-        with self._database.write() as connection:
-            run = runs.lock(connection, run_id)
-            if run is None or (run.step, run.generation, run.step_state) != (step, generation, expected):
-                return False
-            if queued_at is not None and run.queued_at != queued_at:
-                return False
-            runs.move(connection, run_id, now, state="queued", step_state="queued", queued_at=now, next_at=None)
-            return True
-
 
 def _useless(run: Run, step: str, generation: int) -> str | None:
     """Tell why a message for a step has nothing to do, None if it has."""
@@ -200,7 +183,7 @@ def _finished_before(connection: sa.Connection, run: Run | None, step: str, toke
 def _ended_before(
     connection: sa.Connection, run: Run | None, step: str, generation: int, token: str | None, state: str
 ) -> bool:
-    """Answer a `step_aside` or `fail` that found the step in no state to be ended: was it ended like this before?"""
+    """Answer a `step_aside` or `fail` for a step that is not to be ended: whether it was ended like this before."""
     if run is None or (run.step, run.generation, run.step_state) != (step, generation, state):
         return False
     return token is None or attempts.outcome_of(connection, run.id, step, token) is not None

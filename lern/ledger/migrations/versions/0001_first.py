@@ -102,7 +102,7 @@ def _chunks() -> None:
         sa.Column("id", Number, primary_key=True, autoincrement=True),
         sa.Column("run_id", sa.Text, nullable=False),
         sa.Column("step", sa.Text, nullable=False),
-        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("source", sa.Text, nullable=False),
         sa.Column("target", sa.Text, nullable=False),
