@@ -38,15 +38,13 @@ class Services:
     @cached_property
     def locks(self) -> Locks:
         """The locks on users."""
-        url = self.settings.locks_url or self.broker_url
+        url = self.settings.locks_url_or(self.broker_url)
         return Locks(redis.Redis.from_url(url, **_PATIENCE), self.settings.lock_ttl)
 
     @cached_property
     def relations(self) -> Relations:
         """The relations of collections."""
-        if self.settings.relations_url:
-            return Relations(redis.Redis.from_url(self.settings.relations_url, **_PATIENCE))
-        return Relations(redis.Redis.from_url(self.broker_url, **{**_PATIENCE, "db": 10}))
+        return Relations(redis.Redis.from_url(self.settings.relations_url_or(self.broker_url), **_PATIENCE))
 
     @cached_property
     def mirror(self) -> Mirror:
@@ -57,6 +55,12 @@ class Services:
     def broker(self) -> "redis.Redis":
         """A plain client of the broker's Redis."""
         return redis.Redis.from_url(self.broker_url, **_PATIENCE)
+
+    @cached_property
+    def lms_cache(self) -> "redis.Redis | None":
+        """A client of lms-service's Redis, where that is known."""
+        url = self.settings.lms_redis_url
+        return redis.Redis.from_url(url, **_PATIENCE) if url else None
 
     @cached_property
     def sender(self) -> Sender:

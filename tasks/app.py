@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
-from celery import Celery, Task
+from celery import Celery
 from celery.exceptions import Ignore, Retry
-from celery.signals import worker_process_init
+from celery.signals import setup_logging, worker_process_init
 
+from lern import log as logging
 from lern.errors import Unreachable
 from lern.services import Services
 from lern.settings import Settings
-from tasks.step import Aside, Body, Done, Ended, perform
+from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, perform
 
 log = structlog.get_logger()
 
@@ -23,7 +24,7 @@ app.config_from_object("celeryconfig")
 LEDGER_PAUSE: Final = 1.0
 
 
-class StepFailed(Exception):  # noqa: N818 - the name that admins read in Flower
+class StepFailed(Exception):
     """The step failed for good; the run can be retried once the cause is mended."""
 
 
@@ -46,16 +47,22 @@ def _forget_parent(**_: Any) -> None:
     _Process.services = None
 
 
+@setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    """Use our own logging; that something is connected here keeps Celery's away."""
+    logging.configure(Settings.load())
+
+
 def step_task(name: str) -> Callable[[Body], Body]:
     """Make a step's body a Celery task of this name. The body itself stays callable without Celery."""
 
     def register(body: Body) -> Body:
         BODIES[name] = body
 
-        def run(self: Task, run_id: str, generation: int) -> Any:
+        def run(run_id: str, generation: int) -> Result:
             return _say(_perform(name, body, run_id, generation))
 
-        app.task(run, name=name, bind=True)
+        app.task(run, name=name)
         return body
 
     return register
@@ -64,7 +71,7 @@ def step_task(name: str) -> Callable[[Body], Body]:
 BODIES: dict[str, Body] = {}
 
 
-def _perform(name: str, body: Body, run_id: str, generation: int) -> Any:
+def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
     """Carry out a step; while the ledger cannot be reached, wait for it here.
 
     Without the ledger nothing can be written down, not even that the step waits; no user is held meanwhile.
@@ -79,7 +86,7 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Any:
             time.sleep(LEDGER_PAUSE)
 
 
-def _say(outcome: Any) -> Any:
+def _say(outcome: Outcome) -> Result:
     """Say an outcome in Celery's words: a result sends the chain on, anything else ends it here."""
     match outcome:
         case Done(result):
@@ -90,5 +97,5 @@ def _say(outcome: Any) -> Any:
             # Only the state: the sweeper sends the step again when it is due. An ETA would be held by
             # this worker, unacknowledged, and with prefetch 1 block everything behind it.
             raise Retry(reason)
-        case failed:
-            raise StepFailed(f"{failed.code}: {failed.reason}")
+        case Failed(code, reason):
+            raise StepFailed(f"{code}: {reason}")

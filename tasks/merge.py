@@ -86,7 +86,7 @@ def batch_enrolment_sync(work: Work) -> Result:
         settings.topic("telemetry_raw"),
     )
     run = work.run
-    planner = sync.Planner(services.store, services.relations, topics, run.id, work.target, run.time)
+    planner = sync.Planner(services.store, services.relations, topics, run.id, work.target, run.event_time)
     pairs = sorted(
         {
             (course, batch)
@@ -141,8 +141,9 @@ def _merge(work: Work, slices: Iterable[_Slices], course_of: dict[str, str] | No
     left: dict[Key, str] = {}
     for part in slices:
         at_once = min(part.rows_at_once or settings.chunk_rows, settings.chunk_rows)
+        left_now: dict[Key, str] = {}
         for _ in range(PASSES):
-            left_now: dict[Key, str] = {}
+            left_now = {}
             if not _pass(work, planner, part, at_once, left_now, course_of or {}):
                 break
         else:
@@ -154,7 +155,7 @@ def _merge(work: Work, slices: Iterable[_Slices], course_of: dict[str, str] | No
     return {**_counted(work), "left": len(left)}
 
 
-def _pass(  # noqa: PLR0913 - one pass over one part
+def _pass(
     work: Work,
     planner: merge.Planner,
     part: _Slices,
@@ -228,7 +229,7 @@ def _legacy(work: Work) -> bool:
 
 def _counted(work: Work) -> dict[str, Any]:
     """Add up what the marked chunks of this step came to, whichever attempt carried them out."""
-    counts, warnings = work.services.ledger.counts(work.run.id, work.step)
+    counts, warnings = work.services.ledger.tally(work.run.id, work.step)
     work.warnings.extend(warnings)
     return counts
 

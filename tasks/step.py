@@ -16,8 +16,8 @@ import structlog
 
 from lern import chunks, events, metrics
 from lern.chunks import Chunk
-from lern.errors import Busy, LockLost, Refused, Unreachable
-from lern.ledger import Finished, NewChunk, Stale, Started
+from lern.errors import Busy, LernError, LockLost, Refused, Unreachable, WorkerLost
+from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
 from lern.locks import Held
 from lern.mirror import RunState
@@ -78,6 +78,7 @@ class Work:
     target: str
     held: Held
     warnings: list[str] = field(default_factory=list)
+    _last_number: int | None = None
 
     @property
     def source(self) -> str:
@@ -102,16 +103,23 @@ class Work:
         new = NewChunk(
             run_id=self.run.id,
             step=self.step,
-            number=ledger.next_number(self.run.id, self.step) if number is None else number,
+            number=self._next_number() if number is None else number,
             kind=kind,
             source=self.run.source,
             target=self.target,
             payload=chunk.to_payload(),
             scope=scope,
-            created_at=now_ms(),
         )
-        saved = ledger.journal(new, outgoing)
-        self._carry_out(saved.id, chunk)
+        saved = ledger.journal(new, outgoing, now_ms(), token=self.held.token)
+        # Somebody may have been there first; then that chunk counts, and ours was never written down.
+        self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload))
+
+    def _next_number(self) -> int:
+        """Count chunks: only the first time is the ledger asked, since nobody else journals for this step now."""
+        if self._last_number is None:
+            self._last_number = self.services.ledger.next_number(self.run.id, self.step) - 1
+        self._last_number += 1
+        return self._last_number
 
     def roll_forward(self) -> None:
         """Settle what an earlier attempt, of this run or another, journalled and did not finish.
@@ -149,15 +157,15 @@ def perform(services: Services, name: str, body: Body, run_id: str, generation: 
         if run is None:
             return Ended("no such run")
         structlog.contextvars.bind_contextvars(users=[run.source, run.target])
-        with _hold(services, run, name, token) as (held, target):
-            outcome = _carry_on(services, name, body, run, generation, token, held, target)
+        with _hold(services, run, name, token) as (held, concerned):
+            outcome = _carry_on(services, name, body, run, generation, token, held, concerned)
     except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
         outcome = _decide(services, name, run_id, generation, token, error)
     _tell(services, name, run_id, outcome, time.monotonic() - begun)
     return outcome
 
 
-def _carry_on(  # noqa: PLR0913 - the parts of one step, each from another place
+def _carry_on(
     services: Services,
     name: str,
     body: Body,
@@ -165,7 +173,7 @@ def _carry_on(  # noqa: PLR0913 - the parts of one step, each from another place
     generation: int,
     token: str,
     held: Held,
-    target: str,
+    concerned: Concerned,
 ) -> Outcome:
     """Work while the users are held. The order is the guarantee."""
     ledger = services.ledger
@@ -174,12 +182,13 @@ def _carry_on(  # noqa: PLR0913 - the parts of one step, each from another place
         return Ended(beginning.reason)
     if isinstance(beginning, Finished):
         return Done(beginning.result)
-    if not isinstance(beginning, Started):
-        raise Refused(f"the worker died {beginning.lost} times in this step")
-    if beginning.first:
+    if isinstance(beginning, LostTooOften):
+        raise WorkerLost(f"workers died {beginning.lost} times in this step")
+    if beginning.run.position == 0:
         services.mirror.show(run.id, RunState("running", name))
-    work = Work(services, beginning.run, name, target, held)
-    work.roll_forward()
+    work = Work(services, beginning.run, name, concerned.final, held)
+    if concerned.unfinished:
+        work.roll_forward()
     result = body(work)
     if work.warnings:
         result["warnings"] = work.warnings
@@ -188,67 +197,67 @@ def _carry_on(  # noqa: PLR0913 - the parts of one step, each from another place
     following = ledger.finish(run.id, name, generation, token, result, now_ms())
     if following is None:
         services.mirror.show(run.id, RunState("succeeded"))
+        metrics.run_ended(run.workflow, "succeeded")
     return Done(result)
 
 
 @contextmanager
-def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator[tuple[Held, str]]:
+def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator[tuple[Held, Concerned]]:
     """Hold everybody concerned: source, named target, where that account went, and whoever an unfinished chunk names.
 
-    Whom that is can only be known for sure while they are held, so look again and take more until it fits.
+    Whom that is can only be known for sure while they are held, so look then, and take more until it fits.
     """
-    users = _concerned(services, run, {run.source, run.target})
+    users = {run.source, run.target}
     while True:
         with services.locks.hold(users, token, services.settings.lock_wait, f"{run.id} {name}") as held:
-            wanted = _concerned(services, run, users)
-            if wanted <= users:
-                yield held, services.ledger.final_account(run.target)
+            concerned = services.ledger.concerned(users, run.target)
+            wanted = users | {concerned.final} | concerned.unfinished
+            if wanted == users:
+                yield held, concerned
                 return
         users = wanted
 
 
-def _concerned(services: Services, run: LedgerRun, users: set[str]) -> set[str]:
-    final = services.ledger.final_account(run.target)
-    unfinished = services.ledger.open_chunks({*users, final})
-    return {*users, final, *(user for chunk in unfinished for user in (chunk.source, chunk.target))}
-
-
-def deliver(services: Services, run_id: str | None) -> None:
+def deliver(services: Services, run_id: str | None, created_before: int | None = None) -> None:
     """Send what the outbox holds and mark it. Killed in between, it is sent again: recognisable by `mid`."""
-    while events_ := services.ledger.undelivered(run_id, SEND_AT_ONCE):
+    while events_ := services.ledger.undelivered(run_id, limit=SEND_AT_ONCE, created_before=created_before):
         services.sender.send(events_)
         services.ledger.delivered([event.mid for event in events_], now_ms())
 
 
-def _decide(  # noqa: PLR0913 - what the ledger needs to know of a failure
-    services: Services, name: str, run_id: str, generation: int, token: str, error: Exception
-) -> Outcome:
+def _decide(services: Services, name: str, run_id: str, generation: int, token: str, error: Exception) -> Outcome:
     """Turn an error into a decision and enter that in the ledger. Raises if the ledger cannot be reached."""
     if isinstance(error, Unreachable) and error.server == "ledger":
         raise error
     settings, ledger = services.settings, services.ledger
-    run = ledger.run(run_id)
-    step = next((s for s in run.steps if s.name == name), None) if run else None
-    if run is None or step is None:
-        return Ended("no such run or step")
-    policy = RetryPolicy(settings.max_attempts, settings.retry_base, settings.retry_cap)
-    waited = (now_ms() - (step.queued_at or now_ms())) / 1000
-    decision = policy.decide(error, step.attempts + 1, waited, random.random())  # noqa: S311 - jitter, no secret
+    run = ledger.peek(run_id)
+    if run is None or run.step != name:
+        return Ended(_OVERTAKEN)
+    # Before the ledger said that the step is ours, nobody may be spoken for but a step that nobody has.
+    mine = token if run.token == token else None
     at = now_ms()
+    policy = RetryPolicy(settings.max_attempts, settings.retry_base, settings.retry_cap)
+    waited = (at - (run.queued_at or at)) / 1000
+    decision = policy.decide(error, run.attempts + 1, waited, random.random())  # noqa: S311 - jitter, no secret
     if isinstance(decision, GiveUp):
         log.error("step failed", code=decision.code, reason=decision.reason, exc_info=_unforeseen(error))
-        announcement = _announcement(services, run, generation, decision)
-        if not ledger.fail(run_id, name, generation, token, at, decision.code, decision.reason, announcement):
+        announcement = _announcement(services, run_id, generation, decision)
+        if not ledger.fail(run_id, name, generation, mine, at, decision.code, decision.reason, announcement):
             return Ended(_OVERTAKEN)
+        metrics.run_ended(run.workflow, "failed")
         deliver(services, run_id)
         return Failed(decision.code, decision.reason)
     log.info("step waits" if isinstance(decision, Wait) else "step is retried", reason=decision.reason)
     next_at = at + round(decision.seconds * 1000)
     counts = isinstance(decision, Retry)
-    if not ledger.step_aside(run_id, name, generation, token, at, next_at, decision.reason, counts=counts):
+    if not ledger.step_aside(run_id, name, generation, mine, at, next_at, _code(error), decision.reason, counts=counts):
         return Ended(_OVERTAKEN)
     metrics.retried(run.workflow, name, type(decision).__name__.lower())
     return Aside(decision.reason, next_at)
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, LernError) else "UNEXPECTED"
 
 
 def _unforeseen(error: Exception) -> Exception | None:
@@ -256,16 +265,19 @@ def _unforeseen(error: Exception) -> Exception | None:
     return None if isinstance(error, Refused | Busy | LockLost | Unreachable) else error
 
 
-def _announcement(services: Services, run: LedgerRun, generation: int, decision: GiveUp) -> OutgoingEvent:
+def _announcement(services: Services, run_id: str, generation: int, decision: GiveUp) -> OutgoingEvent | None:
+    detail = services.ledger.run(run_id)
     topic = services.settings.topic("learning_events_failed")
-    return events.failed(topic, run.id, generation, run.event, decision.code, decision.reason)
+    if detail is None:
+        return None
+    return events.failed(topic, run_id, generation, detail.event, decision.code, decision.reason)
 
 
 def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds: float) -> None:
     """Say what came of it: one line, one metric, and the run's shadow for other services."""
     word = type(outcome).__name__.lower()
     metrics.step_ended(name, word, seconds)
-    log.info("step " + word, seconds=round(seconds, 4), **_details(outcome))
+    log.info("step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
     if isinstance(outcome, Aside):
         services.mirror.show(run_id, RunState("waiting", name, outcome.reason))
     elif isinstance(outcome, Failed):

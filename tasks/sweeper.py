@@ -9,7 +9,7 @@ left alone.
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ class Sweeper:
         sent = 0
         for pending in self._paged(ledger.running):
             held = locks.tokens([pending.source, pending.target])
-            if pending.token not in held.values() and ledger.requeue(pending, now_ms(), lost=True):
+            if pending.token not in held.values() and ledger.requeue(pending, now_ms()):
                 log.warning("a worker died in this step", run=pending.run_id, step=pending.step)
                 sent += self._send(pending)
         return sent
@@ -132,15 +132,15 @@ class Sweeper:
     def _unfinished(self) -> Iterator[Pending]:
         return self._paged(self._services.ledger.unfinished)
 
-    def _paged(self, page: Any) -> Iterator[Pending]:
+    def _paged(self, page: Callable[..., list[Pending]]) -> Iterator[Pending]:
         """Go through a listing of any length in bounded memory."""
-        after = None
-        while found := page(AT_ONCE, after):
+        after = ""
+        while found := page(limit=AT_ONCE, after=after):
             yield from found
-            after = found[-1].place
+            after = found[-1].run_id
 
     def _send(self, pending: Pending) -> int:
-        self._services.queue.send_chain(pending.run_id, pending.generation, pending.steps)
+        self._services.queue.send_chain(pending.run_id, pending.generation, pending.remaining)
         return 1
 
 
@@ -180,7 +180,7 @@ class SweeperThread:
 
 @contextmanager
 def _survived() -> Iterator[None]:
-    """A server that is away is no reason to stop sweeping: the next turn tries again."""
+    """Let the next turn try again: a server that is away is no reason to stop sweeping."""
     try:
         yield
     except (Unreachable, RedisError, OSError) as error:
@@ -210,6 +210,6 @@ def _end(**_: Any) -> None:
 
 @before_task_publish.connect
 def _stamp(headers: dict[str, Any] | None = None, **_: Any) -> None:
-    """Every message says when it was sent: a chain's next step takes its predecessor's headers along."""
+    """Write on every message when it was sent; a chain's next step would take its predecessor's time along."""
     if headers is not None:
         headers[QUEUE_HEADER] = now_ms()

@@ -1,14 +1,11 @@
 """Undo: a run of its own that puts both accounts back to what the journal of another run says."""
 
-
 from lern import chunks
 from lern.chunks.undo import KIND, UndoChunk
 from lern.errors import Refused
 from lern.undo import STEP
 from tasks.app import step_task
-from tasks.step import Result, Work
-
-
+from tasks.step import Result, Work, now_ms
 
 
 @step_task(STEP)
@@ -26,10 +23,10 @@ def undo(work: Work) -> Result:
     for saved in ledger.chunks(original, newest_first=True):
         if saved.id not in journalled:
             work.journal(KIND, UndoChunk.of(chunks.read(saved.kind, saved.payload)), number=saved.id)
-    counts, warnings = ledger.counts(work.run.id, work.step)
+    counts, warnings = ledger.tally(work.run.id, work.step)
     work.warnings.extend(warnings)
     sent = ledger.delivered_mids(original)
     if sent:
         work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
-    ledger.undone(original, work.run.id)
+    ledger.undone(original, work.run.id, now_ms())
     return dict(counts)

@@ -6,7 +6,7 @@ from typing import Final
 
 from lern import events
 from lern.events import BadEvent, Json
-from lern.settings import Settings
+from lern.settings import Settings, Topic
 from tasks import merge
 
 
@@ -25,7 +25,7 @@ class Workflow:
     """One workflow: its name in the ledger, the topic that starts it (a setting's name), its actions and steps."""
 
     name: str
-    topic: str
+    topic: Topic
     actions: frozenset[str]
     steps: tuple[str, ...]
     read: Callable[[Json], Starting]

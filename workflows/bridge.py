@@ -22,7 +22,7 @@ from lern import log as logging
 from lern.errors import Unreachable
 from lern.services import Services
 from lern.settings import Settings
-from workflows.intake import Message, take_in
+from workflows.intake import Message, Taken, take_in
 
 log = structlog.get_logger()
 
@@ -89,16 +89,8 @@ def from_file(parts: Services, file: BinaryIO, topic: str | None) -> Report:
     report = Report()
     stream = messages(file, topic)
     while bunch := list(islice(stream, LINES_AT_ONCE)):
-        while True:
-            try:
-                taken = take_in(parts, bunch)
-                break
-            except Unreachable as error:
-                log.warning("the bridge waits", reason=str(error))
-                time.sleep(PAUSE)
-        outcome = Counter(
-            "refused" if e.refused is not None else "new" if e.new else "repeated" for e in taken.entered
-        )
+        taken = _taken(parts, bunch)
+        outcome = Counter("refused" if e.refused is not None else "new" if e.new else "repeated" for e in taken.entered)
         report.lines += len(bunch)
         report.new += outcome["new"]
         report.repeated += outcome["repeated"]
@@ -106,6 +98,15 @@ def from_file(parts: Services, file: BinaryIO, topic: str | None) -> Report:
         report.dead += taken.dead
         report.runs.update((e.run_id, None) for e in taken.entered if e.refused is None)
     return report
+
+
+def _taken(parts: Services, bunch: list[Message]) -> Taken:
+    while True:
+        try:
+            return take_in(parts, bunch)
+        except Unreachable as error:
+            log.warning("the bridge waits", reason=str(error))
+            time.sleep(PAUSE)
 
 
 def main() -> int:

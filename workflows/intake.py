@@ -4,7 +4,7 @@ The ledger comes first, so a kill at any point repeats work and loses none: what
 sent is sent by the next delivery of the same event, or by the sweeper.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lern import events
@@ -48,7 +48,7 @@ def take_in(parts: Services, messages: Iterable[Message]) -> Taken:
         else:
             dead.append(judged)
     entered = parts.ledger.enter(runs, dead, now_ms())
-    send(parts, entered)
+    send(parts, entered, {run.id: run.steps for run in runs})
     return Taken(tuple(entered), len(dead) + sum(e.refused is not None for e in entered))
 
 
@@ -78,7 +78,7 @@ def judge(message: Message, settings: Settings) -> NewRun | NewDeadLetter:
         source=starting.source,
         target=starting.target,
         event=value,
-        event_time=starting.time,
+        event_time=starting.time or now_ms(),
         mid=starting.mid,
         topic=message.topic or settings.topic(workflow.topic),
         partition=message.partition,
@@ -87,7 +87,7 @@ def judge(message: Message, settings: Settings) -> NewRun | NewDeadLetter:
     )
 
 
-def send(parts: Services, entered: Sequence[Entered]) -> None:
+def send(parts: Services, entered: Sequence[Entered], steps: Mapping[str, tuple[str, ...]]) -> None:
     """Send the chains of queued runs and show their state to other services."""
     for entry in entered:
         if entry.refused is not None:
@@ -96,7 +96,9 @@ def send(parts: Services, entered: Sequence[Entered]) -> None:
             # Shown before it is sent: a quick worker's "running" must not be painted over.
             if entry.new:
                 parts.mirror.show(entry.run_id, RunState("queued"))
-            parts.queue.send_chain(entry.run_id, entry.generation, entry.steps)
+            names = steps[entry.run_id]
+            first = names.index(entry.first_step) if entry.first_step else 0
+            parts.queue.send_chain(entry.run_id, entry.generation, names[first:])
 
 
 @app.task(name="lern.intake")
@@ -104,5 +106,5 @@ def intake(value: str, topic: str | None, run_id: str | None) -> None:
     """Take in an event that another service sent through the Python API."""
     parts = services()
     taken = take_in(parts, [Message(topic, None, None, None, value.encode("utf-8"))])
-    if not taken.entered and run_id is not None:
+    if taken.dead and not taken.entered and run_id is not None:
         parts.mirror.show(run_id, RunState("failed", reason="the event was refused; see the dead letters"))

@@ -12,7 +12,7 @@ from lern import events
 from lern.chunks import Carried, Json
 from lern.outgoing import OutgoingEvent
 from lern.relations import Relations
-from lern.rules.enrolments import is_ghost
+from lern.rules.enrolments import COMPLETED, ghost
 from lern.rules.merge import difference
 from lern.rules.progress import Progress, course_progress, settle_aggregate, settle_enrolment
 from lern.rules.progress import Relations as Nodes
@@ -21,7 +21,6 @@ from lern.store.base import Change, Store, Unit
 from lern.store.tables import TABLES, USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Key, Row
 
 KIND: Final = "sync"
-COMPLETED: Final = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class SyncChunk:
         def decide(current: Mapping[Key, Row]) -> Iterator[Change]:
             for item in self.items:
                 row = current.get(self._key(item))
-                if row is not None and not is_ghost(row):
+                if row is not None and not ghost(row):
                     yield from _changes(row, settle_enrolment(row, self._progress(unit, item), self.time))
 
         def _changes(row: Row, wanted: Row) -> Iterator[Change]:
@@ -107,8 +106,7 @@ def wanted_aggregates(
     result: dict[Key, Row] = {}
     for activity, count in counts.items():
         key = aggregate_key(user, activity, item.batch)
-        columns = dict(zip(USER_ACTIVITY_AGG.key, key, strict=True))
-        row = settle_aggregate(current.get(key), columns, count, time, floor=floor)
+        row = settle_aggregate(current.get(key), key, count, time, floor=floor)
         if row is not None:
             result[key] = row
     return result
@@ -158,7 +156,7 @@ class Planner:
         unknown: list[str] = []
         for key in keys:
             row = enrolments.get(key)
-            if row is None or is_ghost(row):
+            if row is None or ghost(row):
                 continue
             _, course, batch = key
             outgoing.append(

@@ -79,9 +79,7 @@ class UndoChunk:
                             yield way.change
 
                 restored += unit.settle(table, by_key.keys(), decide)
-        warnings = tuple(
-            f"{name} {list(key)}: {column} was changed since and stays" for name, key, column in reports
-        )
+        warnings = tuple(f"{name} {list(key)}: {column} was changed since and stays" for name, key, column in reports)
         return Carried({"restored": restored, "kept": len(reports)}, self.contributed, warnings)
 
 
@@ -105,7 +103,7 @@ def way_back(item: Item, current: Row | None) -> WayBack:
     kept: list[str] = []
     for column in table.values:
         now, left, was = current.get(column), after.get(column), before.get(column)
-        if now == was or left == was:
+        if was in (now, left):
             continue
         if table.columns[column].is_map:
             entries, gone, changed = _map_back(now or {}, left or {}, was or {})
@@ -125,7 +123,7 @@ def way_back(item: Item, current: Row | None) -> WayBack:
 
 
 def _missing(item: Item) -> WayBack:
-    """The row does not stand. If the run deleted it, it comes back; if somebody else did, that stays."""
+    """Decide on a row that does not stand: if the run deleted it, it comes back; if somebody else did, that stays."""
     if item.before is None:
         return WayBack(None, ())
     if item.after is not None:
@@ -186,5 +184,3 @@ def _packed(name: str, row: Row | None) -> Any:
 
 def _unpacked(name: str, raw: Any) -> Row | None:
     return None if raw is None else lines.unpack(TABLES[name], raw)
-
-
