@@ -7,7 +7,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers.given import remember
 
-pytest_plugins = ["tests.servers.cassandra", "tests.servers.elasticsearch", "tests.servers.kafka"]
+pytest_plugins = [
+    "tests.servers.cassandra",
+    "tests.servers.elasticsearch",
+    "tests.servers.kafka",
+    "tests.servers.postgres",
+    "tests.servers.redis",
+]
 
 # The machine's load must not fail a property; in CI the same examples every time, so that a red build means a change.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
