@@ -231,7 +231,7 @@ class _Session:
 
     def standing(self, table: Table, keys: Collection[Key], *, lock: bool) -> dict[Key, Row]:
         codec, _ = self._shapes[table]
-        return {codec.key_of(raw): codec.row(raw) for raw in self._raw(table, keys, lock=lock)}
+        return codec.by_key(self._raw(table, keys, lock=lock))
 
     def compare(self, table: Table, rows: Sequence[Row]) -> tuple[list[Key], list[Row]]:
         """Give the keys of the rows that stand exactly as given, and what stands in place of the others."""

@@ -39,7 +39,7 @@ class _Reading:
     """How to make a row of tuples with one combination of types."""
 
     names: tuple[str, ...]
-    pick: Callable[[Raw], Iterable[Any]]
+    pick: Callable[[Sequence[Any]], Iterable[Any]]
     converts: tuple[tuple[str, Convert], ...]
 
 
@@ -66,21 +66,15 @@ class Codec:
 
     def row(self, raw: Sequence[Any]) -> Row:
         """Read one tuple. Raises `BadRow`, naming key and column."""
-        types = tuple(map(type, raw))
-        reading = self._readings.get(types)
-        if reading is None:
-            reading = self._reading(types, raw)
-        row = dict(zip(reading.names, reading.pick(raw), strict=True))  # type: ignore[arg-type]
-        for name, convert in reading.converts:
-            try:
-                value = convert(row[name])
-            except ValueError as error:
-                raise BadRow(self.table.name, self.key_of(raw), name, str(error)) from error
-            if value is None:
-                del row[name]
-            else:
-                row[name] = value
-        return row
+        reading = self._readings.get(tuple(map(type, raw))) or self._reading(raw)
+        # Not strict: as many names as values by the way in which a reading is made, and this is every row's path.
+        row = dict(zip(reading.names, reading.pick(raw), strict=False))
+        return self._converted(row, reading, raw) if reading.converts else row
+
+    def by_key(self, raws: Iterable[Sequence[Any]]) -> dict[Key, Row]:
+        """Read tuples into rows by primary key. Raises `BadRow`."""
+        width, row = len(self.table.key), self.row
+        return {tuple(raw[:width]): row(raw) for raw in raws}
 
     def writing(self, columns: tuple[str, ...]) -> "Writing":
         """Give the way to write some columns, in the table's order whatever the order given."""
@@ -95,7 +89,20 @@ class Codec:
             writing = self._writings[columns] = Writing(self.table, ordered, self.nan_as_text)
         return writing
 
-    def _reading(self, types: tuple[type, ...], raw: Sequence[Any]) -> _Reading:
+    def _converted(self, row: Row, reading: _Reading, raw: Sequence[Any]) -> Row:
+        for name, convert in reading.converts:
+            try:
+                value = convert(row[name])
+            except ValueError as error:
+                raise BadRow(self.table.name, self.key_of(raw), name, str(error)) from error
+            if value is None:
+                del row[name]
+            else:
+                row[name] = value
+        return row
+
+    def _reading(self, raw: Sequence[Any]) -> _Reading:
+        types = tuple(map(type, raw))
         present: list[int] = []
         converts: list[tuple[str, Convert]] = []
         for index, (name, kind) in enumerate(zip(self.order, types, strict=True)):
