@@ -24,6 +24,8 @@ from typing import Self
 from lern.locks import Locks
 from lern.redis_server import Address, EmbeddedError, RedisServer, open_lock, try_lock
 
+__all__ = ["EmbeddedError", "EmbeddedRedis", "ensure_redis"]
+
 
 class EmbeddedRedis:
     """This process's use of the private Redis of a data directory.
@@ -57,11 +59,11 @@ class EmbeddedRedis:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._one_at_a_time():
             alone = self._begin_use()
-            self._address = self._server.running()
-            if self._address is None:
-                self._address = self._server.start()
-                if alone:
-                    Locks(self._address.client(), ttl=1.0).vouch()
+            try:
+                self._address = self._server.running() or self._started(alone=alone)
+            except BaseException:
+                self._end_use()
+                raise
             return self._address.url
 
     def leave(self) -> None:
@@ -71,8 +73,7 @@ class EmbeddedRedis:
         with self._one_at_a_time():
             if try_lock(self._using):
                 self._server.stop()
-            os.close(self._using)
-            self._using = self._address = None
+            self._end_use()
 
     def __enter__(self) -> Self:
         """Join."""
@@ -102,6 +103,18 @@ class EmbeddedRedis:
         alone = try_lock(self._using)
         fcntl.flock(self._using, fcntl.LOCK_SH)
         return alone
+
+    def _end_use(self) -> None:
+        if self._using is not None:
+            os.close(self._using)
+        self._using = self._address = None
+
+    def _started(self, *, alone: bool) -> Address:
+        address = self._server.start()
+        if alone:
+            with address.client() as client:
+                Locks(client, ttl=1.0).vouch()
+        return address
 
 
 def ensure_redis(data_dir: Path) -> str:

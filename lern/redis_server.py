@@ -115,7 +115,7 @@ class RedisServer:
                 self._mend()
             else:
                 port = _free_port()
-        raise EmbeddedError(f"{self.directory}: its Redis does not start: {problem}")
+        raise EmbeddedError(f"{self.directory}: its Redis does not start: {problem.splitlines()[-1]}")
 
     def _spawn(self, address: Address) -> str | None:
         """Start a server; None when it answers, otherwise what it said when it ended."""
