@@ -150,6 +150,16 @@ def test_slices_are_read_in_the_order_of_bytes_whatever_the_database_speaks(post
     assert [row["contentid"] for row in [*first, *rest]] == ["-c", "B", "a", "z", "é"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only /proc tells which files a process has open")
+def test_a_child_inherits_no_open_file(store: SqlStore, file: Path) -> None:
+    store.insert(USER_CONTENT_CONSUMPTION, [CONTENT])
+    child = os.fork()
+    if child == 0:
+        # The child must not go on as a second pytest.
+        os._exit(1 if any(opened.resolve() == file for opened in Path("/proc/self/fd").iterdir()) else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 # --- servers that do not answer
 
 

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -404,9 +405,11 @@ def test_reading_asks_no_guard(store: Store) -> None:
 ROUNDS: Final = 60
 
 
-def in_processes(*works: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+def in_processes(place: Place, *works: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+    """Run each work in a process of its own, with the place, a barrier for all of them, and its arguments."""
     context = multiprocessing.get_context("spawn")
-    started = [context.Process(target=work, args=arguments) for work, arguments in works]
+    together = context.Barrier(len(works), timeout=60)
+    started = [context.Process(target=work, args=(place, together, *arguments)) for work, arguments in works]
     for process in started:
         process.start()
     for process in started:
@@ -414,7 +417,7 @@ def in_processes(*works: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
     assert [process.exitcode for process in started] == [0] * len(started)
 
 
-def mark_contents(place: Place, mark: str) -> None:
+def mark_contents(place: Place, together: Barrier, mark: str) -> None:
     """Add an entry of one's own to the map of every enrolment, again and again, creating those that do not stand."""
     store = open_store(place)
     for number in range(ROUNDS):
@@ -427,13 +430,14 @@ def mark_contents(place: Place, mark: str) -> None:
                 if entry not in current.get(key, {}).get("contentstatus", {}):
                     yield Change(key, {"contentstatus": {entry: 1}})
 
+        together.wait()
         with store.unit(may) as unit:
             unit.settle(USER_ENROLMENTS, keys, decide)
     store.close()
 
 
 def test_two_that_settle_the_same_rows_at_once_lose_nothing(store: Store, place: Place) -> None:
-    in_processes((mark_contents, (place, "x")), (mark_contents, (place, "y")))
+    in_processes(place, (mark_contents, ("x",)), (mark_contents, ("y",)))
     entries = {entry for row in store.rows(USER_ENROLMENTS, ("u",)) for entry in row["contentstatus"]}
     assert entries == {f"{mark}{number}" for mark in "xy" for number in range(ROUNDS)}
     for row in store.rows(USER_ENROLMENTS, ("u",)):
@@ -441,15 +445,16 @@ def test_two_that_settle_the_same_rows_at_once_lose_nothing(store: Store, place:
         assert set(row["contentstatus"]) == {f"{mark}{number}" for mark in "xy" for number in marks}
 
 
-def learn(place: Place) -> None:
+def learn(place: Place, together: Barrier) -> None:
     """Write as a live service does: content after content, some of it for the first time."""
     store = open_store(place)
     for number in range(ROUNDS):
+        together.wait()
         store.insert(USER_CONTENT_CONSUMPTION, [content(number=number % 7, progress=number, lastaccesstime="now")])
     store.close()
 
 
-def raise_status(place: Place) -> None:
+def raise_status(place: Place, together: Barrier) -> None:
     store = open_store(place)
     for number in range(ROUNDS):
         keys = [USER_CONTENT_CONSUMPTION.key_of(content(number=i)) for i in range(7)]
@@ -457,27 +462,29 @@ def raise_status(place: Place) -> None:
         def decide(current: Mapping[Key, Row], keys: Iterable[Key] = tuple(keys), status: int = number) -> list[Change]:
             return [Change(k, {"status": status}) for k in keys if current.get(k, {}).get("status", -1) < status]
 
+        together.wait()
         with store.unit(may) as unit:
             unit.settle(USER_CONTENT_CONSUMPTION, keys, decide)
     store.close()
 
 
 def test_settling_beside_a_live_service_takes_back_nothing(store: Store, place: Place) -> None:
-    in_processes((learn, (place,)), (raise_status, (place,)))
+    in_processes(place, (learn, ()), (raise_status, ()))
     rows = {row["contentid"]: row for row in store.rows(USER_CONTENT_CONSUMPTION, ("u1",))}
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(rows, ROUNDS - 1)
     assert sorted(row["progress"] for row in rows.values()) == list(range(ROUNDS - 7, ROUNDS))
 
 
-def create(place: Place) -> None:
+def create(place: Place, together: Barrier) -> None:
     store = open_store(place)
+    together.wait()
     store.create()
     store.insert(COURSE_BATCH, [{"courseid": "c", "batchid": str(os.getpid())}])
     store.close()
 
 
 def test_several_processes_may_create_the_tables_at_once(place: Place) -> None:
-    in_processes(*[(create, (place,))] * 4)
+    in_processes(place, *[(create, ())] * 4)
     store = open_store(place)
     store.check()
     assert len(store.rows(COURSE_BATCH, ("c",))) == 4
