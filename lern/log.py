@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from lern.settings import Settings
 
 # Loggers that tell of every request or message at INFO; they are heard from WARNING on, unless the level is DEBUG.
-QUIET: Final = ("alembic", "amqp", "cassandra", "elastic_transport", "httpcore", "httpx", "kombu")
+QUIET: Final = (
+    "alembic",
+    "amqp",
+    "cassandra",
+    # A step writes one line of its own; "received" and "succeeded" would be two more, with the event in them.
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "elastic_transport",
+    "httpcore",
+    "httpx",
+    "kombu",
+)
 
 
 class _RedactingFormatter(ProcessorFormatter):

@@ -62,7 +62,8 @@ def step_task(name: str) -> Callable[[Body], Body]:
         def run(run_id: str, generation: int) -> Result:
             return _say(_perform(name, body, run_id, generation))
 
-        app.task(run, name=name)
+        # A step that fails for good has been written down with its reason: no traceback on top of that.
+        app.task(run, name=name, throws=(StepFailed,))
         return body
 
     return register

@@ -149,20 +149,26 @@ Body = Callable[[Work], Result]
 
 def perform(services: Services, name: str, body: Body, run_id: str, generation: int) -> Outcome:
     """Carry out one step of one run: lock, ask the ledger, roll forward, work, send, mark."""
+    with structlog.contextvars.bound_contextvars(run=run_id, step=name):
+        begun = time.monotonic()
+        outcome = _attempt(services, name, body, run_id, generation)
+        _tell(services, name, run_id, outcome, time.monotonic() - begun)
+        return outcome
+
+
+def _attempt(services: Services, name: str, body: Body, run_id: str, generation: int) -> Outcome:
     token = uuid.uuid4().hex
-    begun = time.monotonic()
-    structlog.contextvars.bind_contextvars(run=run_id, step=name)
     try:
         run = services.ledger.peek(run_id)
         if run is None:
             return Ended("no such run")
-        structlog.contextvars.bind_contextvars(users=[run.source, run.target])
-        with _hold(services, run, name, token) as (held, concerned):
-            outcome = _carry_on(services, name, body, run, generation, token, held, concerned)
+        with (
+            structlog.contextvars.bound_contextvars(users=[run.source, run.target]),
+            _hold(services, run, name, token) as (held, concerned),
+        ):
+            return _carry_on(services, name, body, run, generation, token, held, concerned)
     except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
-        outcome = _decide(services, name, run_id, generation, token, error)
-    _tell(services, name, run_id, outcome, time.monotonic() - begun)
-    return outcome
+        return _decide(services, name, run_id, generation, token, error)
 
 
 def _carry_on(
@@ -185,7 +191,7 @@ def _carry_on(
     if isinstance(beginning, LostTooOften):
         raise WorkerLost(f"workers died {beginning.lost} times in this step")
     if beginning.run.position == 0:
-        services.mirror.show(run.id, RunState("running", name))
+        _show(services, run.id, RunState("running", name))
     work = Work(services, beginning.run, name, concerned.final, held)
     if concerned.unfinished:
         work.roll_forward()
@@ -196,7 +202,7 @@ def _carry_on(
     held.check()
     following = ledger.finish(run.id, name, generation, token, result, now_ms())
     if following is None:
-        services.mirror.show(run.id, RunState("succeeded"))
+        _show(services, run.id, RunState("succeeded"))
         metrics.run_ended(run.workflow, "succeeded")
     return Done(result)
 
@@ -279,9 +285,17 @@ def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds:
     metrics.step_ended(name, word, seconds)
     log.info("step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
     if isinstance(outcome, Aside):
-        services.mirror.show(run_id, RunState("waiting", name, outcome.reason))
+        _show(services, run_id, RunState("waiting", name, outcome.reason))
     elif isinstance(outcome, Failed):
-        services.mirror.show(run_id, RunState("failed", name, outcome.reason))
+        _show(services, run_id, RunState("failed", name, outcome.reason))
+
+
+def _show(services: Services, run_id: str, state: RunState) -> None:
+    """Show a run's state to other services. It is a shadow of the ledger: that it fails stops nothing."""
+    try:
+        services.mirror.show(run_id, state)
+    except Unreachable as error:
+        log.warning("state not shown", reason=str(error))
 
 
 def _details(outcome: Outcome) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
-from celery.signals import before_task_publish, worker_ready, worker_shutting_down
+from celery.signals import before_task_publish, worker_init, worker_ready, worker_shutting_down
 from redis import RedisError
 from redis.exceptions import LockError
 
@@ -193,6 +193,13 @@ def _survived() -> Iterator[None]:
 
 
 _thread: SweeperThread | None = None
+
+
+@worker_init.connect
+def _remember(**_: Any) -> None:
+    """Leave our mark before the first message is taken: a new Redis has not lost anything."""
+    with _survived():
+        Sweeper(Services(Settings.load())).remember()
 
 
 @worker_ready.connect
