@@ -1,4 +1,4 @@
-"""A server that tests use: found at an address, or started for them. One noun for Kafka, Cassandra and Elasticsearch."""
+"""A server that tests use: found at an address, or started for them."""
 
 import contextlib
 import os
