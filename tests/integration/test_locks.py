@@ -189,6 +189,33 @@ def test_a_forked_child_holds_and_renews_by_itself(locks: Locks, users: list[str
         held.check()
 
 
+def test_a_forked_child_does_not_renew_what_its_dead_parent_held(
+    redis_server: RedisServer, locks: Locks, users: list[str]
+) -> None:
+    ours, theirs = spawn.Pipe()
+    parent = spawn.Process(target=_hold_and_fork, args=(redis_server.url, users, theirs), daemon=True)
+    parent.start()
+    assert ours.recv() == "the child holds"
+    parent.kill()
+    parent.join()
+    with locks.hold(users[:1], token(), 10 * SHORT) as held:
+        held.check()
+        assert locks.holder_of(users[1]) is not None
+    ours.send("end")
+
+
+def _hold_and_fork(url: str, users: list[str], pipe: Connection) -> None:
+    locks = Locks(redis.Redis.from_url(url), ttl=SHORT)
+    with locks.hold(users[:1], token(), 0):
+        if os.fork():
+            signal.pause()
+        with locks.hold(users[1:], token(), 0) as held:
+            assert _renewed(held)
+            pipe.send("the child holds")
+            pipe.recv()
+            os._exit(0)
+
+
 def _hold_and_renew(locks: Locks, user: str) -> int:
     with suppress(Exception), locks.hold([user], token(), 0) as held:
         return 0 if _renewed(held) else 1
