@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -129,6 +129,16 @@ def _as_json(value: object) -> object:
     raise TypeError(f"{type(value).__name__} in a record")
 
 
+class _Count(ProgressColumn):
+    """How many are done, and of how many where that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Give the column's text for a bar."""
+        if not task.total:
+            return Text(f"{task.completed:,.0f}" if task.completed else "")
+        return Text(f"{task.completed:,.0f} of {task.total:,.0f}")
+
+
 def progress() -> Progress:
     """Give a live bar on standard error; silent where no terminal reads."""
     console = err()
@@ -136,7 +146,7 @@ def progress() -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         *Progress.get_default_columns()[1:2],
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        _Count(),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
         console=console,

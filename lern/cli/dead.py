@@ -91,7 +91,7 @@ def show(dead_id: DeadId, *, as_json: AsJson = False) -> None:
     facts = {
         "why": f"{letter.code} {letter.field or ''}: {letter.reason}",
         "topic": letter.topic,
-        "place": "" if letter.offset is None else f"partition {letter.partition}, offset {letter.offset}",
+        "place": place(letter),
         "came": f"{letter.count} times" if letter.count > 1 else "once",
         "first": f"{console.moment(letter.first_at)} {console.zone()}",
         "last": f"{console.moment(letter.last_at)} {console.zone()}",
@@ -99,11 +99,20 @@ def show(dead_id: DeadId, *, as_json: AsJson = False) -> None:
     }
     for name, value in facts.items():
         if value:
-            screen.print(Padding(Text.assemble((f"{name:<7}", "dim"), console.text(value)), (0, 0, 0, 2)))
+            screen.print(Padding(Text.assemble((f"{name:<7}", "dim"), console.text(value)), (0, 0, 0, 2), expand=False))
     screen.print()
     typer.echo(pretty(letter.value))
     if letter.state == "open":
         console.remark(f"\nlern dead replay {letter.id} takes it in again; --file CORRECTED.json in its place")
+
+
+def place(letter: DeadLetter) -> str:
+    """Say where an event stood: in Kafka, or in which line of a file."""
+    if letter.offset is None:
+        return ""
+    return (
+        f"line {letter.offset}" if letter.partition is None else f"partition {letter.partition}, offset {letter.offset}"
+    )
 
 
 @app.command()

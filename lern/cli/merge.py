@@ -72,5 +72,5 @@ def _ended(run: Run, running: Stack | None) -> RunState:
 
 def _tell(ended: RunState) -> None:
     if ended.state != "succeeded":
-        raise WorkFailed(f"the run is {ended.state}: {ended.reason or 'lern runs show tells why'}")
+        raise WorkFailed(f"not merged: {ended.reason or 'lern runs show tells why'}")
     console.remark("succeeded")

@@ -62,7 +62,8 @@ def process(
     began = now_ms()
     with interruptible(), stack(settings) as running:
         summary = _carried_out(running, events, topic, began)
-    _print(summary)
+        # Within the block: nobody has to wait for the end of the worker to see this.
+        _print(summary)
     if not summary.well:
         raise typer.Exit(FAILED)
 

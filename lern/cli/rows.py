@@ -41,13 +41,19 @@ def load(
     settings = Settings.load()
     if settings.store_url is None:
         create_tables(settings)
+    counted = load_file(file, settings)
+    numbers = ", ".join(f"{name} {number:,}" for name, number in sorted(counted.items()))
+    console.remark(f"{console.many(sum(counted.values()), 'line')} loaded" + (f": {numbers}" if numbers else ""))
+
+
+def load_file(file: str, settings: Settings) -> dict[str, int]:
+    """Check and then write the lines of a file; give their number by table. Raises `WorkFailed`, `WrongUse`."""
     with _seekable(file) as lines:
         counted = _check(lines)
         lines.seek(0)
         with _opened(settings, relations=counted.get(RELATIONS, 0) > 0) as parts:
             _write(lines, parts, sum(counted.values()))
-    numbers = ", ".join(f"{name} {number:,}" for name, number in sorted(counted.items()))
-    console.remark(f"{console.many(sum(counted.values()), 'line')} loaded" + (f": {numbers}" if numbers else ""))
+    return counted
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def page(detail: RunDetail, later: Sequence[Run], now: int) -> Iterator[Renderab
     run = detail.run
     head = Text.assemble(("run ", "bold"), (run.id, "bold"), "  ", run.workflow, "  ", console.state(run.state))
     yield head
-    yield Padding(_facts(detail), (0, 0, 1, 2))
+    yield Padding(_facts(detail), (0, 0, 1, 2), expand=False)
     yield _steps(detail.steps, now)
     yield from _section("warnings", [console.text(f"• {warning}") for warning in run.warnings], "yellow")
     yield from _section("error", [console.text(run.error)] if run.error else [], "red")
@@ -95,7 +95,7 @@ def _section(title: str, lines: Sequence[Text], style: str) -> Iterator[Renderab
     if lines:
         yield Text(f"\n{title}", f"bold {style}")
         for line in lines:
-            yield Padding(line, (0, 0, 0, 2))
+            yield Padding(line, (0, 0, 0, 2), expand=False)
 
 
 def _history(attempts: Sequence[Attempt]) -> Iterator[RenderableType]:
@@ -108,7 +108,7 @@ def _history(attempts: Sequence[Attempt]) -> Iterator[RenderableType]:
         number = str(attempt.generation)
         table.add_row(console.moment(attempt.ended_at), attempt.step, outcome, number, console.text(reason))
     yield Text("\nattempts that did not get through", "bold")
-    yield Padding(table, (0, 0, 0, 2))
+    yield Padding(table, (0, 0, 0, 2), expand=False)
 
 
 def _done_by(detail: RunDetail) -> Iterator[RenderableType]:

@@ -142,6 +142,8 @@ def undo(run_id: RunId, *, wait: Wait = False) -> None:
     """Take a merge back: both accounts as before. It is a run of its own; its id is printed."""
 
     def enter(parts: Services, run: Run) -> str:
+        if run.state == "undone":
+            raise Refused(f"run {run.id} is undone already")
         return undoing.request(parts.ledger, run.id, now_ms()).run_id
 
     _send(run_id, enter, wait=wait)
