@@ -51,9 +51,19 @@ _MARK: Final = (
 _USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
 # The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _IS_OPEN: Final = sa.text("state = 'open'")
+# Two small questions, because SQLite answers "source or target" by reading the whole table.
 _OPEN: Final = (
-    sa.select(*_COLUMNS).where(_IS_OPEN, sa.or_(chunks.c.source.in_(_USERS), chunks.c.target.in_(_USERS)))
-).order_by(chunks.c.id)
+    sa.select(*_COLUMNS)
+    .where(
+        chunks.c.id.in_(
+            sa.union_all(
+                sa.select(chunks.c.id).where(_IS_OPEN, chunks.c.source.in_(_USERS)),
+                sa.select(chunks.c.id).where(_IS_OPEN, chunks.c.target.in_(_USERS)),
+            )
+        )
+    )
+    .order_by(chunks.c.id)
+)
 _LAST: Final = sa.select(sa.func.max(chunks.c.number)).where(
     chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
 )

@@ -26,10 +26,10 @@ _PENDING: Final = sa.select(
     runs.c.steps,
 ).limit(sa.bindparam("limit"))
 
-# The words are written out, because a database takes an index over some rows only if it sees that they suffice.
-_DUE: Final = _PENDING.where(sa.text("step_state = 'waiting'"), runs.c.next_at <= sa.bindparam("now")).order_by(
-    runs.c.next_at, runs.c.id
-)
+# Only a step that waits has a `next_at`. To ask for the state as well would lead SQLite to another index,
+# and to sorting everything that waits.
+_DUE: Final = _PENDING.where(runs.c.next_at <= sa.bindparam("now")).order_by(runs.c.next_at, runs.c.id)
+# The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _QUEUED_BEFORE: Final = _PENDING.where(
     sa.text("step_state = 'queued'"), runs.c.queued_at < sa.bindparam("before")
 ).order_by(runs.c.queued_at, runs.c.id)

@@ -68,7 +68,7 @@ def _partly(name: str, *columns: sa.Column[object], where: str) -> None:
 
 _partly("runs_at_work", runs.c.step_state, runs.c.id, where="step_state IS NOT NULL")
 _partly("runs_due", runs.c.next_at, runs.c.id, where="next_at IS NOT NULL")
-_partly("runs_queued", runs.c.queued_at, runs.c.id, where="step_state = 'queued'")
+_partly("runs_queued", runs.c.step_state, runs.c.queued_at, runs.c.id, where="step_state = 'queued'")
 _partly("runs_undoing", runs.c.undo_of, where="undo_of IS NOT NULL")
 
 # Apart from the runs, so that changing a run's state does not rewrite its event, and a list does not read it.
@@ -115,6 +115,7 @@ chunks: Final = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
 )
 sa.Index("chunks_by_place", chunks.c.run_id, chunks.c.step, chunks.c.number, unique=True)
+sa.Index("chunks_by_run", chunks.c.run_id, chunks.c.id)
 sa.Index("chunks_by_source", chunks.c.source, chunks.c.id)
 _partly("chunks_open_source", chunks.c.source, where="state = 'open'")
 _partly("chunks_open_target", chunks.c.target, where="state = 'open'")

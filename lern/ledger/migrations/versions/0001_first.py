@@ -65,7 +65,7 @@ def _runs() -> None:
     op.create_index("runs_by_target", "runs", ["target", "created_at", "id"])
     _partly("runs_at_work", "runs", "step_state", "id", where="step_state IS NOT NULL")
     _partly("runs_due", "runs", "next_at", "id", where="next_at IS NOT NULL")
-    _partly("runs_queued", "runs", "queued_at", "id", where="step_state = 'queued'")
+    _partly("runs_queued", "runs", "step_state", "queued_at", "id", where="step_state = 'queued'")
     _partly("runs_undoing", "runs", "undo_of", where="undo_of IS NOT NULL")
 
 
@@ -114,6 +114,7 @@ def _chunks() -> None:
         sa.Column("payload", sa.LargeBinary, nullable=False),
     )
     op.create_index("chunks_by_place", "chunks", ["run_id", "step", "number"], unique=True)
+    op.create_index("chunks_by_run", "chunks", ["run_id", "id"])
     op.create_index("chunks_by_source", "chunks", ["source", "id"])
     _partly("chunks_open_source", "chunks", "source", where="state = 'open'")
     _partly("chunks_open_target", "chunks", "target", where="state = 'open'")
