@@ -90,8 +90,8 @@ def lern(
 ) -> None:
     """Sunbird Lern's background work: learners' accounts become one, and nothing gets lost.
 
-    With no settings at all everything runs on this machine, in the directory [bold].lern[/bold]. Settings are
-    environment variables: see docs/settings.md.
+    Without any settings everything runs on this machine, in the directory .lern.
+    Settings are environment variables: see docs/settings.md.
     """
     if version:
         from lern.cli.version import own_version

@@ -16,7 +16,7 @@ from lern.cli.problems import WrongUse
 from lern.cli.run_page import pretty
 from lern.cli.runs import ledger_of
 from lern.cli.stack import stack
-from lern.cli.waiting import PAUSE, has_worker, now_ms, whoami
+from lern.cli.waiting import PAUSE, has_worker, now_ms, require_success, wait_for, whoami
 from lern.errors import Refused
 from lern.ledger import DeadLetter, Ledger
 from lern.ledger.records import DeadState
@@ -133,7 +133,8 @@ def replay(
             raise Refused(f"dead letter {dead_id} was replayed already")
         value = letter.value if file is None else existing(file).read_bytes().strip()
         run_id = _run_id(value)
-        if settings.embedded_redis and not has_worker(parts):
+        ours = settings.embedded_redis and not has_worker(parts)
+        if ours:
             running.start_worker()
         # What an earlier refusal left here must not be taken for the answer.
         parts.mirror.show(run_id, RunState("queued"))
@@ -141,7 +142,9 @@ def replay(
         taken = _taken_in(parts, run_id, running.check)
         # Marked last: killed in between it is replayed again, which is the same run.
         parts.ledger.replayed(dead_id, now_ms(), whoami(), run_id)
-    typer.echo(run_id)
+        typer.echo(run_id)
+        if wait or (ours and taken):
+            require_success(wait_for(parts, run_id, running.check))
     if not taken:
         console.remark("sent, but no worker has taken it in yet")
 

@@ -65,7 +65,9 @@ def told() -> Iterator[None]:
 def _text(error: LernError) -> str:
     if isinstance(error, Unreachable):
         where = _WHERE.get(error.server)
-        return f"{error}. `lern doctor` checks every connection" + (f"; {where} says where it is." if where else ".")
+        return f"{str(error).rstrip('.')}. `lern doctor` checks every connection" + (
+            f"; {where} says where it is." if where else "."
+        )
     return str(error)
 
 

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from lern.cli.children import Child, bridge, celery_worker, environ
 from lern.cli.problems import WorkFailed
@@ -19,7 +20,8 @@ from lern.settings import Settings
 from lern.store import open_store
 from lern.urls import scheme
 
-SQL = frozenset({"sqlite", "postgresql"})
+LOGS_KEPT: Final = 20
+SQL: Final = frozenset({"sqlite", "postgresql"})
 
 
 @runtime_checkable
@@ -79,10 +81,14 @@ class Stack:
     """A worker and bridges that run beside a command and end with it. `settings` name the broker."""
 
     settings: Settings
-    log: Path
     _ends: ExitStack
     _inherited: tuple[int, ...]
     _worker: Child | None = None
+
+    @cached_property
+    def log(self) -> Path:
+        """What worker and bridge have printed."""
+        return _new_log(self.settings.data_dir / "logs")
 
     def start_worker(self, concurrency: int | None = None, loglevel: str | None = None) -> None:
         """Start a worker that writes to the log."""
@@ -117,13 +123,14 @@ def stack(settings: Settings) -> Iterator[Stack]:
     with ExitStack() as ends:
         named = ends.enter_context(with_broker(settings))
         inherited = tuple(ends.enter_context(in_use(settings)) for _ in range(settings.embedded_redis))
-        yield Stack(named, _new_log(settings), ends, inherited)
+        yield Stack(named, ends, inherited)
 
 
-def _new_log(settings: Settings) -> Path:
-    """Make a log file for the worker and the bridge of one command."""
-    directory = settings.data_dir / "logs"
+def _new_log(directory: Path) -> Path:
+    """Make a log file for the worker and the bridge of one command; the oldest of many make room."""
     directory.mkdir(parents=True, exist_ok=True)
+    for old in sorted(directory.glob("lern-*.log"), key=lambda file: file.stat().st_mtime)[:-LOGS_KEPT]:
+        old.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="lern-", suffix=".log", dir=directory)
     os.close(descriptor)
     return Path(name)

@@ -1,0 +1,245 @@
+"""Checks of an installation: every connection, the versions, the disk, the clocks. Nothing is changed by them.
+
+Each check gives findings; how they are shown is the command line's. A finding that is a problem says what to do.
+"""
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import redis
+
+from lern.errors import LernError, SchemaMissing
+from lern.ledger import Ledger
+from lern.ledger.schema import HEAD
+from lern.settings import Settings
+from lern.store import open_store
+from lern.urls import redacted, redis_place, scheme
+
+Level = Literal["ok", "warning", "problem"]
+
+MIB: Final = 1024 * 1024
+LITTLE_SPACE: Final = 1024 * MIB
+NO_SPACE: Final = 100 * MIB
+OLDEST_REDIS: Final = (6, 2)
+OLDEST_SQLITE: Final = (3, 24)
+PATIENCE: Final = 5.0
+CLOCK_WARNING: Final = 1.0
+# What is needed to reach what the settings name: (setting, package to import, extra that brings it).
+DRIVERS: Final = (
+    ("kafka_bootstrap", "confluent_kafka", "bridge"),
+    ("search_url", "elasticsearch", "elasticsearch"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. `advice`: what to do, empty where all is well."""
+
+    name: str
+    level: Level
+    detail: str
+    advice: str = ""
+
+
+def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
+    """Check everything that the settings name. `broker_url` is that of the embedded Redis where none is set."""
+    yield versions()
+    yield from directory(settings.data_dir)
+    yield from drivers(settings)
+    yield ledger(settings)
+    yield store(settings)
+    yield from redis_server("broker", broker_url, settings, clock=True)
+    others = {
+        "locks": settings.locks_url,
+        "relations": settings.relations_url_or(broker_url),
+        "lms-service's Redis": settings.lms_redis_url,
+    }
+    for name, url in others.items():
+        if url is not None and not _same_server(url, broker_url):
+            yield from redis_server(name, url, settings, clock=name == "locks")
+    yield relations(settings.relations_url_or(broker_url))
+    yield from servers(settings)
+
+
+def versions() -> Finding:
+    """Check that SQLite can what the ledger needs of it."""
+    detail = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, redis-py {redis.__version__}"
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        return Finding("versions", "problem", detail, "SQLite 3.24 or later is needed: use a newer Python")
+    return Finding("versions", "ok", detail)
+
+
+def directory(path: Path) -> Iterator[Finding]:
+    """Check that the data directory can be written to, and that its disk has room."""
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"lern")
+            os.fsync(file.fileno())
+    except OSError as error:
+        advice = "give this user write access, or set LERN_DATA_DIR to a directory of its own"
+        yield Finding("data directory", "problem", f"{path}: {error.strerror}", advice)
+        return
+    yield Finding("data directory", "ok", f"{path} can be written to")
+    free = shutil.disk_usage(there).free
+    level: Level = "problem" if free < NO_SPACE else "warning" if free < LITTLE_SPACE else "ok"
+    advice = "" if level == "ok" else "make room: the journal keeps every row that is merged"
+    yield Finding("disk space", level, f"{free // MIB:,} MiB free", advice)
+
+
+def drivers(settings: Settings) -> Iterator[Finding]:
+    """Check that the drivers of what the settings name are installed."""
+    wanted = [(package, extra) for setting, package, extra in DRIVERS if getattr(settings, setting) is not None]
+    if scheme(settings.store_url_or_default) == "cassandra":
+        wanted.append(("cassandra", "cassandra"))
+    if any(scheme(url).startswith("postgresql") for url in (settings.store_url or "", settings.ledger_url or "")):
+        wanted.append(("psycopg", "postgresql"))
+    for package, extra in wanted:
+        if find_spec(package) is None:
+            yield Finding("drivers", "problem", f"{package} is not installed", f"install lern[{extra}]")
+
+
+def ledger(settings: Settings) -> Finding:
+    """Check that the ledger answers and is of this version."""
+    url = settings.ledger_url_or_default
+    where = redacted(url)
+    with closing(Ledger(url)) as found:
+        try:
+            version = found.version()
+        except LernError as error:
+            return Finding("ledger", "problem", str(error), "start it, or mend LERN_LEDGER_URL")
+        if version == HEAD:
+            return Finding("ledger", "ok", f"{where}, version {version}")
+    if version is None and settings.ledger_url is None:
+        return Finding("ledger", "ok", f"{where}: is created when it is first used")
+    detail = f"{where}: version {version or 'none'}, this version of Lern needs {HEAD}"
+    return Finding("ledger", "problem", detail, "run: lern migrate")
+
+
+@runtime_checkable
+class _Checkable(Protocol):
+    def check(self) -> None: ...
+
+
+def store(settings: Settings) -> Finding:
+    """Check that the store answers and has the tables."""
+    url = settings.store_url_or_default
+    where = redacted(url)
+    file = Path(url.partition(":///")[2]) if settings.store_url is None else None
+    if file is not None and not file.exists():
+        return Finding("store", "ok", f"{where}: is created when it is first used")
+    try:
+        with closing(open_store(settings)) as found:
+            if isinstance(found, _Checkable):
+                found.check()
+    except SchemaMissing as error:
+        return Finding("store", "problem", str(error), "run: lern migrate")
+    except LernError as error:
+        return Finding("store", "problem", f"{where}: {error}", "start it, or mend LERN_STORE_URL; lern migrate")
+    return Finding("store", "ok", f"{where}, all tables are there")
+
+
+def redis_server(name: str, url: str, settings: Settings, *, clock: bool) -> Iterator[Finding]:
+    """Check that a Redis answers, is recent enough, forgets nothing by itself, and has the same time as we."""
+    variable = {"broker": "LERN_BROKER_URL", "locks": "LERN_LOCKS_URL", "relations": "LERN_RELATIONS_URL"}.get(
+        name, "LERN_LMS_REDIS_URL"
+    )
+    with closing(_client(url)) as client:
+        try:
+            info: Any = client.info()
+            seconds, microseconds = _time(client)
+        except redis.RedisError as error:
+            yield Finding(name, "problem", redacted(f"{url}: {error}"), f"start it, or mend {variable}")
+            return
+    version = str(info.get("redis_version", "0"))
+    place = "{0.host}:{0.port}/{0.db}".format(redis_place(url))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+        yield Finding(name, "problem", f"Redis {version} at {place}", "Redis 6.2 or later is needed")
+    else:
+        yield Finding(name, "ok", f"Redis {version} at {place}")
+    if name in {"broker", "locks"}:
+        yield from _memory(name, info)
+    if clock:
+        yield _clock(name, seconds + microseconds / 1_000_000 - time.time(), settings.max_clock_ahead)
+
+
+def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction" and info.get("maxmemory"):
+        advice = "CONFIG SET maxmemory-policy noeviction: messages and locks must not be thrown away"
+        yield Finding(name, "problem", f"maxmemory-policy is {policy}", advice)
+    if name == "broker" and not info.get("aof_enabled"):
+        advice = "CONFIG SET appendonly yes saves a search of the ledger after every restart of Redis"
+        yield Finding(name, "warning", "no append-only file: a restart forgets the queue", advice)
+
+
+def _clock(name: str, ahead: float, allowed: float) -> Finding:
+    detail = f"{abs(ahead) * 1000:,.0f} ms {'behind' if ahead > 0 else 'ahead of'} the clock of the {name}'s host"
+    if abs(ahead) < CLOCK_WARNING:
+        return Finding("clock", "ok", detail)
+    level: Level = "problem" if abs(ahead) > allowed else "warning"
+    return Finding("clock", level, detail, "synchronise the clocks of all hosts (NTP): write times are compared")
+
+
+def relations(url: str) -> Finding:
+    """Check that something is known of the courses: without relations no progress can be computed."""
+    with closing(_client(url)) as client:
+        try:
+            size: Any = client.dbsize()
+        except redis.RedisError as error:
+            return Finding("relations", "problem", redacted(f"{url}: {error}"), "start it, or mend LERN_RELATIONS_URL")
+    if size:
+        return Finding("relations", "ok", f"{size:,} keys in database {redis_place(url).db}")
+    advice = "set LERN_RELATIONS_URL to Sunbird's relation cache, or load them: lern rows load"
+    return Finding("relations", "warning", "there are none: progress is not computed after a merge", advice)
+
+
+def servers(settings: Settings) -> Iterator[Finding]:
+    """Check that the other servers take connections."""
+    named = {
+        "search": (settings.search_url, "LERN_SEARCH_URL"),
+        "lms-service": (settings.lms_url, "LERN_LMS_URL"),
+        "user and org service": (settings.userorg_url, "LERN_USERORG_URL"),
+    }
+    for name, (url, variable) in named.items():
+        if url is not None:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            yield _reached(name, parts.hostname or "", port, variable)
+    for server in (settings.kafka_bootstrap or "").split(","):
+        if server:
+            host, _, port_text = server.rpartition(":")
+            yield _reached("kafka", host, int(port_text), "LERN_KAFKA_BOOTSTRAP")
+
+
+def _reached(name: str, host: str, port: int, variable: str) -> Finding:
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except OSError as error:
+        return Finding(name, "problem", f"{host}:{port}: {error}", f"start it, or mend {variable}")
+    return Finding(name, "ok", f"{host}:{port} takes connections")
+
+
+def _same_server(one: str, other: str) -> bool:
+    return redis_place(one)[:2] == redis_place(other)[:2]
+
+
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+
+
+def _time(client: redis.Redis) -> tuple[int, int]:
+    answer: Any = client.time()
+    return answer[0], answer[1]
