@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from lern import events
+from lern.chain_message import PLACE, ChainMessage, Recorder
 from lern.errors import Refused, Unreachable
 from lern.mirror import Mirror, RunState
 
@@ -29,6 +30,15 @@ INTAKE: Final = "lern.intake"
 QUEUE_HEADER: Final = "lern_sent"
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A run's steps on their way: from the next one to the last, of one generation of the run."""
+
+    run_id: str
+    generation: int
+    steps: tuple[str, ...]
+
+
 class Queue:
     """Sends step messages to the broker, confirmed: when a call returns, Redis has the message."""
 
@@ -36,6 +46,7 @@ class Queue:
         """Connect lazily to a broker; `queue` is the one queue that the workers consume."""
         self.name = queue
         self._broker_url = broker_url
+        self._messages: dict[tuple[tuple[str, ...], int], ChainMessage] = {}
 
     @cached_property
     def _app(self) -> "Celery":
@@ -56,20 +67,45 @@ class Queue:
 
     def send_chain(self, run_id: str, generation: int, steps: Sequence[str]) -> None:
         """Send a run's steps as one chain. Messages carry the run's id and generation and nothing else."""
-        from celery import chain
+        self.send_chains([Chain(run_id, generation, tuple(steps))])
 
-        signatures = [
+    def send_chains(self, chains: Sequence["Chain"]) -> None:
+        """Send many runs' chains in the order given, in few round trips.
+
+        Raises `Unreachable`: then any of them may have been sent.
+        """
+        self._send(lambda: self._publish(chains))
+
+    def _publish(self, chains: Sequence["Chain"]) -> None:
+        with self._app.producer_or_acquire() as producer, producer.batch():
+            for one in chains:
+                body, options = self._message(one.steps, one.generation).filled(one.run_id, _sent())
+                producer.publish(body, **options)
+
+    def _message(self, steps: tuple[str, ...], generation: int) -> ChainMessage:
+        """Give the message of these steps. There are few kinds of chains, and most are of the first generation."""
+        known = self._messages.get((steps, generation))
+        if known is None:
+            known = self._messages[steps, generation] = self._made(steps, generation)
+        return known
+
+    def _made(self, steps: tuple[str, ...], generation: int) -> ChainMessage:
+        """Let Celery make a chain's message."""
+        first, *rest = [
             self._app.signature(
                 step,
-                args=[run_id, generation],
+                args=[PLACE, generation],
                 immutable=True,
                 # The same step of the same generation has one name, wherever it is shown.
-                task_id=f"{run_id}.{generation}.{step}",
+                task_id=f"{PLACE}.{generation}.{step}",
                 queue=self.name,
             )
             for step in steps
         ]
-        self._send(lambda: (chain(signatures) if len(signatures) > 1 else signatures[0]).apply_async(headers=_sent()))
+        recorder = Recorder()
+        # What `celery.chain` does last: the first step takes along those that follow it, the next one at the end.
+        first.apply_async(producer=recorder, chain=rest[::-1] or None)
+        return recorder.message()
 
     def send_intake(self, value: bytes, topic: str | None, run_id: str | None) -> None:
         """Send an event to be taken in by a worker."""
@@ -80,13 +116,13 @@ class Queue:
         )
 
     def _send(self, call: Callable[[], object]) -> None:
-        from kombu.exceptions import OperationalError
+        from kombu.exceptions import BatchPublishError, OperationalError
         from redis import RedisError
 
         try:
             call()
-        except (OperationalError, RedisError, OSError) as error:
-            raise Unreachable("broker", str(error)) from error
+        except (BatchPublishError, OperationalError, RedisError, OSError) as error:
+            raise Unreachable("broker", str(error.__cause__ or error)) from error
 
     def close(self) -> None:
         """Give back the connections."""

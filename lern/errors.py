@@ -59,6 +59,12 @@ class Busy(LernError):
     code = "BUSY"
 
 
+class TooLarge(LernError):
+    """An outgoing event is larger than its topic takes. Trying again cannot help."""
+
+    code = "TOO_LARGE"
+
+
 class Refused(LernError):
     """What was asked for cannot be done as things stand (a circle, already merged, a later merge stands)."""
 

@@ -5,6 +5,7 @@ strictly. What does not fit becomes a `BadEvent`, which names the field and what
 original bytes are kept by whoever called.
 """
 
+import base64
 import json
 import math
 import re
@@ -298,12 +299,58 @@ def enrolment_completed(topic: str, run: str, time: int, user: str, course: str,
     return OutgoingEvent(message_id, topic, None, to_bytes(event))
 
 
+# Kafka's default limit of a message is 1 MiB with its envelope. Beyond this the original stays in the ledger alone.
+MAX_OUTGOING: Final = 1_000_000
+
+
 def failed(topic: str, run: str, generation: int, original: bytes, code: str, reason: str) -> OutgoingEvent:
     """Announce a run that failed for good: the original event with `failInfo` beside its fields."""
-    event = {
-        **parse(original),
+    more = {"jobName": "lern", "runId": run, "failInfo": {"errorCode": code, "error": reason}}
+    value = to_bytes({**parse(original), **more})
+    if len(value) > MAX_OUTGOING:
+        value = to_bytes(more)
+    return OutgoingEvent(f"{run}.failed.{generation}", topic, None, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message lay in Kafka; None where it came from elsewhere."""
+
+    topic: str
+    partition: int | None
+    offset: int | None
+
+
+def dead_letter(
+    topic: str, place: Place, key: bytes | None, value: bytes, failure: BadEvent, *, whole: bool = True
+) -> OutgoingEvent:
+    """Announce an event that can never become a run: where it lay, what is wrong with it, and its bytes.
+
+    Key and value are texts (`key`, `event`) if they are UTF-8, otherwise base64 (`keyBase64`, `eventBase64`). The
+    value is left out if the announcement would be too large for Kafka, or if `whole` is false: the ledger has it.
+    """
+    digest = sha256(value).hexdigest()
+    announcement: Json = {
+        "mid": f"LP.DEAD.{_derived(place.topic, 'dead', digest)}",
         "jobName": "lern",
-        "runId": run,
-        "failInfo": {"errorCode": code, "error": reason},
+        "failInfo": {"errorCode": failure.code, "error": failure.reason, "field": failure.field},
+        "topic": place.topic,
+        "partition": place.partition,
+        "offset": place.offset,
+        "bytes": len(value),
+        "sha256": digest,
     }
-    return OutgoingEvent(f"{run}.failed.{generation}", topic, None, to_bytes(event))
+    out = to_bytes({**announcement, **_as_text("key", key), **_as_text("event", value)}) if whole else b""
+    if not whole or len(out) > MAX_OUTGOING:
+        out = to_bytes(announcement)
+    return OutgoingEvent(announcement["mid"], topic, None, out)
+
+
+def _as_text(name: str, content: bytes | None) -> Json:
+    """Put bytes into JSON so that they can be had back."""
+    if content is None:
+        return {name: None}
+    try:
+        return {name: content.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {f"{name}Base64": base64.b64encode(content).decode("ascii")}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lern.errors import BadRow, Busy, LernError, Refused, Unreachable, WorkerLost
+from lern.errors import BadRow, Busy, LernError, Refused, TooLarge, Unreachable, WorkerLost
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RetryPolicy:
         if isinstance(error, Busy | Unreachable):
             patience = min(self.cap, max(self.base, waited / 4))
             return Wait(patience * (0.5 + chance / 2), reason)
-        if isinstance(error, BadRow | Refused | WorkerLost):
+        if isinstance(error, BadRow | Refused | TooLarge | WorkerLost):
             return GiveUp(error.code, reason)
         if attempt >= self.attempts:
             code = error.code if isinstance(error, LernError) else "UNEXPECTED"

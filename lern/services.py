@@ -64,7 +64,12 @@ class Services:
 
     @cached_property
     def sender(self) -> Sender:
-        """Where outgoing events go: files in the data directory, where there is no Kafka."""
+        """Where outgoing events go: Kafka, or files in the data directory where there is none."""
+        if self.settings.kafka_bootstrap is not None:
+            # Kafka's library is needed, and installed, only where there is a Kafka.
+            from lern.kafka import KafkaSender  # noqa: PLC0415
+
+            return KafkaSender(self.settings)
         return FileSender(self.settings.out_dir)
 
     @cached_property

@@ -211,6 +211,24 @@ class Settings(BaseModel):
         description="Consumer group of the bridges.",
         json_schema_extra={"shown": "`{env}-lern-bridge`"},
     )
+    kafka_session_timeout: Annotated[float, _between(1, 1_800, "a bridge that hangs keeps its partitions as long")] = (
+        Field(default=10.0, description="Time after which a killed bridge's partitions are another's.")
+    )
+    bridge_batch: Annotated[int, _between(1, 10_000, "a batch is one transaction of the ledger")] = Field(
+        default=500, description="Events that the bridge takes in at once."
+    )
+    bridge_pause_at: Annotated[int, _between(1, 10_000_000, "messages wait in the broker's memory")] = Field(
+        default=10_000, description="Length of the queue at which the bridge stops reading from Kafka."
+    )
+    bridge_resume_at: Annotated[int, _between(0, 10_000_000, "it is a number of messages")] = Field(
+        default=5_000, description="Length of the queue at which it reads on."
+    )
+    bridge_port: Annotated[int, _between(1, 65_535, "it is a port")] | None = Field(
+        default=None, description="Port of the bridge's `/health`, `/ready` and `/metrics`. Not set: not served."
+    )
+    bridge_host: Annotated[str, _matching(r"[A-Za-z0-9.:_-]+", "an address of this machine, as in 0.0.0.0")] = Field(
+        default="127.0.0.1", description="Address on which they are served; in a container `0.0.0.0`."
+    )
     queue: Name = Field(default="lern", description="Celery queue of the steps.")
     concurrency: Annotated[int, _between(1, 1_000, "each is a process of the worker")] = Field(
         default=2, description="Processes per worker."
@@ -465,6 +483,15 @@ def _capped_at_once(settings: Settings) -> str | None:
     )
 
 
+def _no_hysteresis(settings: Settings) -> str | None:
+    if settings.bridge_resume_at < settings.bridge_pause_at:
+        return None
+    return (
+        f"LERN_BRIDGE_RESUME_AT={settings.bridge_resume_at} is not below LERN_BRIDGE_PAUSE_AT="
+        f"{settings.bridge_pause_at}: the bridge would stop and start with every message. Lower it."
+    )
+
+
 def _one_file(settings: Settings) -> str | None:
     file = urls.sqlite_file(settings.ledger_url_or_default)
     if file is None or file != urls.sqlite_file(settings.store_url_or_default):
@@ -512,6 +539,7 @@ def _one_topic(settings: Settings) -> str | None:
 _CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], str | None]]]] = (
     (frozenset({"lock_wait", "lock_ttl"}), _idle_wait),
     (frozenset({"retry_base", "retry_cap"}), _capped_at_once),
+    (frozenset({"bridge_pause_at", "bridge_resume_at"}), _no_hysteresis),
     (frozenset({"data_dir", "store_url", "ledger_url"}), _one_file),
     (frozenset({"broker_url", "relations_url"}), _one_redis_database),
     (frozenset(f"table_{name}" for name in Settings().tables), _one_table),
