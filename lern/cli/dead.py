@@ -119,11 +119,14 @@ def place(letter: DeadLetter) -> str:
 def replay(
     dead_id: DeadId,
     *,
-    file: Annotated[str | None, typer.Option("--file", help="The corrected event, taken in its place.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="The corrected event, taken in its place.", show_default=False)
+    ] = None,
+    wait: Wait = False,
 ) -> None:
-    """Take a dead letter in again: as it came, or corrected.
+    """Take a dead letter in again: as it came, or corrected. Prints the id of the run that it becomes.
 
-    What is still wrong becomes a dead letter again. Prints the id of the run that it may become.
+    With the embedded default, and no worker at work, the run is carried out here and now.
     """
     settings = Settings.load()
     with stack(settings) as running:
