@@ -82,7 +82,8 @@ class TestMark:
         enter(ledger, merge("B", "D"))
         journal(ledger, chunk("C-D", source="C", target="D"))
         concerned = ledger.concerned({"A", "B"}, "B")
-        assert (concerned.final, concerned.unfinished) == ("D", {"C", "D"})
+        assert concerned.final == "D"
+        assert concerned.unfinished == {"C", "D"}
 
     def test_it_keeps_counts_and_warnings(self, ledger: Ledger) -> None:
         for number, warnings in ((1, ["odd"]), (2, []), (3, ["odd", "even"])):
