@@ -1,1 +1,1 @@
-"""Speed and memory, printed as ratios measured in one run: `make bench`."""
+"""Speed and memory, printed as ratios against something measured in the same run: `make bench`."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from lern.chunks import Carried, Chunk, Contributed, Json
 from lern.chunks.merge import MergeChunk, identity_of
 from lern.chunks.sync import SyncChunk
+from lern.rules.rule import same
 from lern.store import rows as lines
 from lern.store.base import Change, Store
 from lern.store.tables import TABLES, Key, Row, Table
@@ -103,14 +104,14 @@ def way_back(item: Item, current: Row | None) -> WayBack:
     kept: list[str] = []
     for column in table.values:
         now, left, was = current.get(column), after.get(column), before.get(column)
-        if was in (now, left):
+        if same(now, was) or same(left, was):
             continue
         if table.columns[column].is_map:
             entries, gone, changed = _map_back(now or {}, left or {}, was or {})
             put.update({column: entries} if entries else {})
             drop.update({column: frozenset(gone)} if gone else {})
             kept.extend(f"{column}[{key}]" for key in changed)
-        elif now != left:
+        elif not same(now, left):
             kept.append(column)
         elif was is None:
             clear.add(column)
@@ -134,7 +135,7 @@ def _missing(item: Item) -> WayBack:
 
 def _others(table: Table, current: Row, after: Row) -> bool:
     """Tell whether the row holds anything that the run did not leave there."""
-    return any(current[column] != after.get(column) for column in table.values if column in current)
+    return any(not same(current[column], after.get(column)) for column in table.values if column in current)
 
 
 def _map_back(
@@ -145,9 +146,9 @@ def _map_back(
     gone: list[str] = []
     changed: list[str] = []
     for key in sorted({*left, *was}):
-        if left.get(key) == was.get(key) or now.get(key) == was.get(key):
+        if same(left.get(key), was.get(key)) or same(now.get(key), was.get(key)):
             continue
-        if now.get(key) != left.get(key):
+        if not same(now.get(key), left.get(key)):
             changed.append(key)
         elif key in was:
             entries[key] = was[key]
