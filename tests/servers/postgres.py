@@ -63,7 +63,10 @@ class PostgresServer(Server):
         """Start it, with the data that it had, and return when it answers."""
         if self._process is not None:
             return
-        self._process = subprocess.Popen(self._command(), cwd=self.home, stdin=subprocess.DEVNULL, **self._as_user)
+        with (self.home / "console.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), cwd=self.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user
+            )
         deadline = time.monotonic() + _START
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -113,10 +116,6 @@ class PostgresServer(Server):
             "fsync": "off",
             "log_min_messages": "warning",
             "max_connections": "200",
-            # The log goes to a file, also what a child writes that outlives the test's output.
-            "logging_collector": "on",
-            "log_directory": str(self.home),
-            "log_filename": "console.log",
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self.home / "data"), *settings]
