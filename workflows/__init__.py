@@ -1,6 +1,6 @@
 """Which event starts which chain of which steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,16 +47,45 @@ MERGE: Final = Workflow(
 WORKFLOWS: Final[Mapping[str, Workflow]] = {workflow.name: workflow for workflow in (MERGE,)}
 
 
-def workflow_for(event: Json, topic: str | None, settings: Settings) -> Workflow:
+# Topics on which other jobs exchange events of their own: those are none of our business.
+SHARED: Final[frozenset[Topic]] = frozenset({"coursebatch_job_request"})
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An event of a shared topic that is meant for another job."""
+
+    topic: str
+    action: str
+
+
+def topics(settings: Settings) -> list[str]:
+    """Give the topics whose workflow exists, by their full names."""
+    return sorted({settings.topic(workflow.topic) for workflow in WORKFLOWS.values()})
+
+
+def workflow_for(event: Json, topic: str | None, settings: Settings) -> Workflow | Skipped:
     """Choose the workflow of an event: by its topic if that is known, else by its action.
 
     A topic that serves one workflow may leave the action out. Raises `BadEvent`.
     """
+    return choose(event, topic, settings, WORKFLOWS, SHARED)
+
+
+def choose(
+    event: Json,
+    topic: str | None,
+    settings: Settings,
+    workflows: Mapping[str, Workflow],
+    shared: Collection[Topic],
+) -> Workflow | Skipped:
+    """Choose among these workflows; see `workflow_for`."""
     action = events.action(event)
-    served = [w for w in WORKFLOWS.values() if topic is None or settings.topic(w.topic) == topic]
+    served = [w for w in workflows.values() if topic is None or settings.topic(w.topic) == topic]
     if topic is not None and not served:
         raise BadEvent("UNKNOWN_TOPIC", "", f"no workflow is started by topic {topic}")
-    if action is None and topic is not None and len(served) == 1:
+    is_shared = topic is not None and any(w.topic in shared for w in served)
+    if action is None and topic is not None and len(served) == 1 and not is_shared:
         return served[0]
     for workflow in served:
         if action in workflow.actions:
@@ -64,4 +93,6 @@ def workflow_for(event: Json, topic: str | None, settings: Settings) -> Workflow
     known = ", ".join(sorted(name for w in served for name in w.actions))
     if action is None:
         raise BadEvent("MISSING_FIELD", "edata.action", f"missing; one of {known} was expected")
+    if is_shared:
+        return Skipped(topic or "", action)
     raise BadEvent("UNKNOWN_ACTION", "edata.action", f"{action!r}; one of {known} was expected")

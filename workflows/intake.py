@@ -1,24 +1,31 @@
-"""Intake: an event becomes a run in the ledger, and the run's chain is sent. In that order.
+"""Intake: an event becomes a run in the ledger, the run's chain is sent, dead letters are announced. In that order.
 
 The ledger comes first, so a kill at any point repeats work and loses none: what was entered and not
 sent is sent by the next delivery of the same event, or by the sweeper.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lern import events
-from lern.events import BadEvent
+import structlog
+
+from lern import events, metrics
+from lern.client import Chain
+from lern.errors import TooLarge
+from lern.events import BadEvent, Place
 from lern.ledger import Entered, NewDeadLetter, NewRun
 from lern.mirror import RunState
+from lern.outgoing import OutgoingEvent
 from lern.services import Services
 from lern.settings import Settings
 from tasks.app import app, services
 from tasks.step import now_ms
-from workflows import workflow_for
+from workflows import Skipped, workflow_for
+
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message as it came: from Kafka, from a line of a file (`offset` is its number), or from the API."""
 
@@ -29,46 +36,71 @@ class Message:
     value: bytes | None
 
 
+@dataclass
+class Judged:
+    """What a bunch of messages is: runs to be entered, dead letters, and what is meant for others."""
+
+    runs: list[NewRun] = field(default_factory=list)
+    dead: list[NewDeadLetter] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Taken:
-    """What became of a bunch of messages, in numbers and by run."""
+    """What became of a bunch of messages: by run, in the order in which they came; dead letters with the refused."""
 
     entered: tuple[Entered, ...]
-    dead: int
+    letters: tuple[NewDeadLetter, ...]
+    steps: Mapping[str, tuple[str, ...]]
+
+    @property
+    def dead(self) -> int:
+        """How many messages became no run."""
+        return len(self.letters)
 
 
 def take_in(parts: Services, messages: Iterable[Message]) -> Taken:
-    """Enter messages in the ledger, then send the chains of the runs that are queued."""
-    runs: list[NewRun] = []
-    dead: list[NewDeadLetter] = []
+    """Take in messages that are not Kafka's. The order is the guarantee."""
+    judged = judge_all(messages, parts.settings)
+    taken = enter(parts, judged)
+    send(parts, taken.entered, taken.steps)
+    announce(parts, taken)
+    count(judged, taken)
+    return taken
+
+
+def judge_all(messages: Iterable[Message], settings: Settings) -> Judged:
+    """Decode and validate messages."""
+    judged = Judged()
     for message in messages:
-        judged = judge(message, parts.settings)
-        if isinstance(judged, NewRun):
-            runs.append(judged)
-        else:
-            dead.append(judged)
-    entered = parts.ledger.enter(runs, dead, now_ms())
-    send(parts, entered, {run.id: run.steps for run in runs})
-    return Taken(tuple(entered), len(dead) + sum(e.refused is not None for e in entered))
+        match judge(message, settings):
+            case NewRun() as run:
+                judged.runs.append(run)
+            case NewDeadLetter() as letter:
+                judged.dead.append(letter)
+            case skipped:
+                judged.skipped.append(skipped)
+    return judged
 
 
-def judge(message: Message, settings: Settings) -> NewRun | NewDeadLetter:
-    """Make of a message the run that it starts, or the dead letter that it is."""
+def judge(message: Message, settings: Settings) -> NewRun | NewDeadLetter | Skipped:
+    """Make of a message the run that it starts, the dead letter that it is, or nothing of ours."""
     try:
-        event = events.parse(message.value)
-        workflow = workflow_for(event, message.topic, settings)
-        starting = workflow.read(event)
+        return _judged(message, settings)
     except BadEvent as bad:
-        return NewDeadLetter(
-            topic=message.topic or "",
-            partition=message.partition,
-            offset=message.offset,
-            key=message.key,
-            value=message.value or b"",
-            code=bad.code,
-            field=bad.field,
-            reason=bad.reason,
-        )
+        return _letter(message, bad)
+    except Exception as error:
+        # One event that nobody foresaw must not hold up all that come after it: its bytes are kept.
+        log.exception("an event could not be judged", topic=message.topic, offset=message.offset)
+        return _letter(message, BadEvent("UNEXPECTED", "", f"{type(error).__name__}: {error}"))
+
+
+def _judged(message: Message, settings: Settings) -> NewRun | Skipped:
+    event = events.parse(message.value)
+    workflow = workflow_for(event, message.topic, settings)
+    if isinstance(workflow, Skipped):
+        return workflow
+    starting = workflow.read(event)
     value = message.value or b""
     users = (starting.source, starting.target)
     return NewRun(
@@ -83,22 +115,104 @@ def judge(message: Message, settings: Settings) -> NewRun | NewDeadLetter:
         topic=message.topic or settings.topic(workflow.topic),
         partition=message.partition,
         offset=message.offset,
+        key=message.key,
         merge=workflow.name == "merge",
     )
 
 
+def _letter(message: Message, bad: BadEvent) -> NewDeadLetter:
+    return NewDeadLetter(
+        topic=message.topic or "",
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value or b"",
+        code=bad.code,
+        field=bad.field,
+        reason=bad.reason,
+    )
+
+
+def enter(parts: Services, judged: Judged) -> Taken:
+    """Enter runs and dead letters in the ledger, and tell what is to be sent."""
+    entered = parts.ledger.enter(judged.runs, judged.dead, now_ms())
+    refused = [_refused(run, entry) for run, entry in zip(judged.runs, entered, strict=True) if entry.refused]
+    return Taken(tuple(entered), (*judged.dead, *refused), {run.id: run.steps for run in judged.runs})
+
+
+def _refused(run: NewRun, entry: Entered) -> NewDeadLetter:
+    """Give the dead letter that the ledger has made of a run that it refused."""
+    refusal = entry.refused
+    assert refusal is not None  # noqa: S101 - for the type checker: the caller has looked
+    return NewDeadLetter(
+        topic=run.topic,
+        partition=run.partition,
+        offset=run.offset,
+        key=run.key,
+        value=run.event,
+        code=refusal.code,
+        field=refusal.field,
+        reason=refusal.reason,
+    )
+
+
 def send(parts: Services, entered: Sequence[Entered], steps: Mapping[str, tuple[str, ...]]) -> None:
-    """Send the chains of queued runs and show their state to other services."""
+    """Send the chains of queued runs and show their state to other services. `steps`: those of each run."""
+    # Shown before they are sent: a quick worker's "running" must not be painted over.
+    new = [entry.run_id for entry in entered if entry.new and entry.state == "queued"]
+    if new:
+        parts.mirror.show_all(new, RunState("queued"))
     for entry in entered:
         if entry.refused is not None:
             parts.mirror.show(entry.run_id, RunState("failed", reason=entry.refused.reason))
-        elif entry.state == "queued":
-            # Shown before it is sent: a quick worker's "running" must not be painted over.
-            if entry.new:
-                parts.mirror.show(entry.run_id, RunState("queued"))
-            names = steps[entry.run_id]
-            first = names.index(entry.first_step) if entry.first_step else 0
-            parts.queue.send_chain(entry.run_id, entry.generation, names[first:])
+    # By the run's id: an event that comes twice in a bunch is one run and one chain.
+    queued = {entry.run_id: entry for entry in entered if entry.state == "queued"}
+    if queued:
+        parts.queue.send_chains([_chain(entry, steps[entry.run_id]) for entry in queued.values()])
+
+
+def _chain(entry: Entered, steps: tuple[str, ...]) -> Chain:
+    first = steps.index(entry.first_step) if entry.first_step else 0
+    return Chain(entry.run_id, entry.generation, steps[first:])
+
+
+def announce(parts: Services, taken: Taken) -> None:
+    """Send dead letters to the topic of failed events, confirmed."""
+    if not taken.letters:
+        return
+    topic = parts.settings.topic("learning_events_failed")
+    try:
+        parts.sender.send([_announcement(topic, letter) for letter in taken.letters])
+    except TooLarge:
+        for letter in taken.letters:
+            _announce_alone(parts, topic, letter)
+
+
+def _announce_alone(parts: Services, topic: str, letter: NewDeadLetter) -> None:
+    """Send one dead letter; without its event where the topic's limit is too low for that."""
+    try:
+        parts.sender.send([_announcement(topic, letter)])
+    except TooLarge as error:
+        log.warning("a dead letter is announced without its event, the ledger has it", reason=str(error))
+        parts.sender.send([_announcement(topic, letter, whole=False)])
+
+
+def _announcement(topic: str, letter: NewDeadLetter, *, whole: bool = True) -> OutgoingEvent:
+    place = Place(letter.topic, letter.partition, letter.offset)
+    failure = BadEvent(letter.code, letter.field or "", letter.reason)
+    return events.dead_letter(topic, place, letter.key, letter.value, failure, whole=whole)
+
+
+def count(judged: Judged, taken: Taken) -> None:
+    """Count what became of the messages."""
+    for run, entry in zip(judged.runs, taken.entered, strict=True):
+        if entry.refused is None:
+            metrics.event_taken(run.topic, "run" if entry.new else "repeated")
+    for letter in taken.letters:
+        metrics.event_taken(letter.topic, "dead")
+        metrics.dead_letter(letter.topic, letter.code)
+    for skipped in judged.skipped:
+        metrics.event_taken(skipped.topic, "skipped")
 
 
 @app.task(name="lern.intake")
