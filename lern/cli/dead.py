@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lern import events
 from lern.cli import console
-from lern.cli.options import AsJson, Limit, existing
+from lern.cli.options import AsJson, Limit, Wait, existing
 from lern.cli.problems import WrongUse
 from lern.cli.run_page import pretty
 from lern.cli.runs import ledger_of
