@@ -2,8 +2,8 @@
 
 What it looks after: steps that stepped aside and are due; steps whose worker died (the ledger calls
 them running, but nobody holds their users under their token); steps whose message is gone; everything
-unfinished when Redis has lost its memory; events that nobody sent. What merely waits in the queue is
-left alone.
+unfinished when Redis has lost its memory; events that nobody sent; the later check of merges. What
+merely waits in the queue is left alone.
 """
 
 import json
@@ -18,6 +18,7 @@ from celery.signals import before_task_publish, worker_init, worker_ready, worke
 from redis import RedisError
 from redis.exceptions import LockError
 
+from lern import verification
 from lern.client import QUEUE_HEADER
 from lern.errors import LernError, Unreachable
 from lern.ledger import Pending
@@ -27,9 +28,12 @@ from tasks.step import deliver, now_ms
 
 log = structlog.get_logger()
 
-# Redis keys: whose sweep it is, and a mark that is gone when Redis has lost its memory.
+# Redis keys: whose sweep it is, a mark that is gone when Redis has lost its memory, and up to which
+# ended merge (time and run) the later check has been begun.
 LEADER: Final = "{lern}:sweeper"
 EPOCH: Final = "{lern}:epoch"
+VERIFIED: Final = "{lern}:verified"
+A_DAY: Final = 86_400_000
 AT_ONCE: Final = 200
 # An event is sent by its own step at once. Only one that has lain so long (ms) has lost its sender.
 EVENT_LEFT_AFTER: Final = 60_000
@@ -51,6 +55,7 @@ class Sweeper:
         sent += self._send_due()
         sent += self._recover_dead()
         sent += self._recover_lost()
+        sent += self._verify()
         deliver(self._services, None, created_before=now_ms() - EVENT_LEFT_AFTER)
         return sent
 
@@ -118,6 +123,30 @@ class Sweeper:
         if sent:
             log.warning("messages were lost", sent=sent)
         return sent
+
+    def _verify(self) -> int:
+        """Begin the later check of merges that ended `LERN_VERIFY_AFTER` seconds ago, each once.
+
+        How far we have come stands in Redis. If that is lost, a day is gone over again: a check that was
+        begun has its run, and stays the one it is.
+        """
+        delay = round(self._services.settings.verify_after * 1000)
+        if not delay:
+            return 0
+        until = now_ms() - delay
+        place: Any = self._services.broker.get(VERIFIED)
+        ended_at, _, run_id = (place or b"").decode().partition(" ")
+        after = (int(ended_at), run_id) if ended_at else (until - A_DAY, "")
+        merges = self._services.ledger.merged(after, until, AT_ONCE)
+        if not merges:
+            return 0
+        checks = [verification.of(merge) for merge in merges]
+        entered = self._services.ledger.enter(checks, [], now_ms())
+        for entry in entered:
+            if entry.new:
+                self._services.queue.send_chain(entry.run_id, entry.generation, verification.STEPS)
+        self._services.broker.set(VERIFIED, f"{merges[-1].ended_at} {merges[-1].id}")
+        return sum(entry.new for entry in entered)
 
     def _oldest_message(self) -> int | None:
         """Give when the oldest message in the queue was sent (ms): now if there is none, None if it does not say."""

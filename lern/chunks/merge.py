@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from lern.chunks import Carried, Contributed, Counts, Json
@@ -39,6 +39,8 @@ class MergeChunk:
     target: str
     policy: EnrolmentPolicy
     entries: tuple[Entry, ...]
+    # A later check settles again what an earlier chunk has settled: nothing is contributed a second time.
+    again: bool = False
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
@@ -58,6 +60,7 @@ class MergeChunk:
                 )
                 for source, before, contributed, remove in payload["entries"]
             ),
+            payload["again"],
         )
 
     def to_payload(self) -> Json:
@@ -77,6 +80,7 @@ class MergeChunk:
                 ]
                 for e in self.entries
             ],
+            "again": self.again,
         }
 
     def scope(self, course_of: Mapping[str, str]) -> Json:
@@ -118,7 +122,29 @@ class MergeChunk:
         with store.unit(guard) as unit:
             unit.settle(self.table, by_key.keys(), decide)
             changed = unit.remove(self.table, removable) if removable else []
+        if self.again:
+            return Carried({"mended": len(self.entries)})
         return Carried(self._counts(len(removable) - len(changed)), self._contributions(changed))
+
+    def taken_back(self, store: Store) -> "MergeChunk | None":
+        """Give the part of this chunk that somebody has taken back since, as a chunk that settles it again.
+
+        A slow writer's stale row does that: it was read before the merge and written after it. What only
+        moves forward can be told from that; a learner who has left a batch since cannot, so whether an
+        enrolment is active is not looked at. A row that is gone was moved or deleted since, and stays so.
+        """
+        current = store.read(self.table, self.target_keys())
+        entries: list[Entry] = []
+        for entry, key in zip(self.entries, self.target_keys(), strict=True):
+            row = current.get(key)
+            if row is None:
+                continue
+            source = {column: value for column, value in entry.source.items() if column != "active"}
+            again = Entry(source, entry.before, entry.contributed, remove=False)
+            wanted = self.wanted(again, row)
+            if wanted is not None and difference(self.table, row, wanted) is not None:
+                entries.append(again)
+        return replace(self, entries=tuple(entries), again=True) if entries else None
 
     def _counts(self, deleted: int) -> Counts:
         outcome = Counter("copied" if entry.before is None else "merged" for entry in self.entries)

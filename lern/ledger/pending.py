@@ -37,6 +37,16 @@ _IN_STATE: Final = _PENDING.where(
     runs.c.step_state == sa.bindparam("step_state"), runs.c.id > sa.bindparam("after")
 ).order_by(runs.c.id)
 
+_MERGED: Final = (
+    sa.select(runs)
+    .where(
+        sa.text("merge = 1 AND state = 'succeeded'"),
+        sa.tuple_(runs.c.ended_at, runs.c.id) > sa.tuple_(sa.bindparam("ended_at"), sa.bindparam("id")),
+        runs.c.ended_at <= sa.bindparam("until"),
+    )
+    .order_by(runs.c.ended_at, runs.c.id)
+    .limit(sa.bindparam("limit"))
+)
 _UNFINISHED: Final[tuple[StepState, ...]] = ("queued", "running", "waiting")
 
 
@@ -64,6 +74,12 @@ class Sweeping:
         # A run may move from state to state between the reads, and be found twice.
         found = {pending.run_id: pending for some in each for pending in some}
         return [found[run_id] for run_id in heapq.nsmallest(limit, found)]
+
+    def merged(self, after: tuple[int, str], until: int, limit: int = 1_000) -> list[Run]:
+        """Give merges that have succeeded, by when they ended: beyond `after` (ended_at, id), up to `until`."""
+        given = {"ended_at": after[0], "id": after[1], "until": until, "limit": limit}
+        with self._database.read() as connection:
+            return [rows.run_of(row) for row in connection.execute(_MERGED, given)]
 
     def requeue(self, pending: Pending, now: int) -> bool:
         """Say that a step is being sent again. True for one caller only: that one sends it.

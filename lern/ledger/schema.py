@@ -70,6 +70,7 @@ _partly("runs_at_work", runs.c.step_state, runs.c.id, where="step_state IS NOT N
 _partly("runs_due", runs.c.next_at, runs.c.id, where="next_at IS NOT NULL")
 _partly("runs_queued", runs.c.step_state, runs.c.queued_at, runs.c.id, where="step_state = 'queued'")
 _partly("runs_undoing", runs.c.undo_of, where="undo_of IS NOT NULL")
+_partly("runs_merged", runs.c.ended_at, runs.c.id, where="merge = 1 AND state = 'succeeded'")
 
 # Apart from the runs, so that changing a run's state does not rewrite its event, and a list does not read it.
 events: Final = sa.Table(

@@ -67,6 +67,7 @@ def _runs() -> None:
     _partly("runs_due", "runs", "next_at", "id", where="next_at IS NOT NULL")
     _partly("runs_queued", "runs", "step_state", "queued_at", "id", where="step_state = 'queued'")
     _partly("runs_undoing", "runs", "undo_of", where="undo_of IS NOT NULL")
+    _partly("runs_merged", "runs", "ended_at", "id", where="merge = 1 AND state = 'succeeded'")
 
 
 def _events() -> None:
