@@ -1,0 +1,86 @@
+"""What the command line says and how it is read; the commands themselves are in tests/acceptance/test_cli.py."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from lern.cli import console
+from lern.cli.commands import COMMANDS, loaded
+from lern.cli.options import moment_of
+from lern.cli.problems import WrongUse
+from lern.cli.run_page import counts, tries
+from lern.ledger import Step
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def test_help_imports_no_driver() -> None:
+    code = "import sys; from lern.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded_modules = set(out.splitlines()[-1].split())
+    assert not {"celery", "redis", "sqlalchemy", "pydantic", "structlog", "kombu"} & loaded_modules
+    assert {f"lern.cli.{name}" for name in COMMANDS} & loaded_modules == set()
+    for name in COMMANDS:
+        assert f" {name} " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_is_there(name: str) -> None:
+    command = loaded(name)
+    assert command.name == name
+    assert command.help
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("30m", datetime(2024, 5, 1, 11, 30, tzinfo=UTC)),
+        ("2h", datetime(2024, 5, 1, 10, tzinfo=UTC)),
+        ("7d", datetime(2024, 4, 24, 12, tzinfo=UTC)),
+        ("2024-04-01T06:00:00+02:00", datetime(2024, 4, 1, 4, tzinfo=UTC)),
+        ("2024-04-01T06:00:00Z", datetime(2024, 4, 1, 6, tzinfo=UTC)),
+    ],
+)
+def test_times_are_read_as_people_write_them(value: str, expected: datetime) -> None:
+    assert moment_of(value, "--since", NOON) == expected.timestamp() * 1000
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-2h", "2024-13-01", "7 years"])
+def test_a_time_that_is_none_is_refused_with_examples(value: str) -> None:
+    with pytest.raises(WrongUse, match=r"--since .*2h, 7d, 2024-05-01"):
+        moment_of(value, "--since", NOON)
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [(None, ""), (7, "7 ms"), (1_540, "1.5 s"), (61_000, "1 min 01 s"), (3_660_000, "1 h 01 min")],
+)
+def test_durations_are_readable(ms: int | None, words: str) -> None:
+    assert console.span(ms) == words
+
+
+def test_a_time_beyond_every_calendar_is_shown_as_it_is() -> None:
+    assert console.moment(2**62) == f"{2**62} ms"
+
+
+def test_an_event_cannot_steer_the_terminal() -> None:
+    assert console.text("a\x1b[2Jb[bold]").plain == r"a\x1b[2Jb[bold]"
+
+
+def test_json_is_one_array_with_bytes_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json([{"id": 1, "value": b'{"a":1}', "key": b"\xff"}])
+    assert json.loads(capsys.readouterr().out) == [{"id": 1, "value": '{"a":1}', "key": {"base64": "/w=="}}]
+
+
+def test_row_counts_leave_out_what_is_none() -> None:
+    assert counts({"read": 1_200, "copied": 0, "deleted": 1, "warnings": ["w"]}) == "read 1,200 · deleted 1"
+    assert counts({"read": 0}) == "nothing to do"
+    assert counts(None) == ""
+
+
+def test_tries_count_every_execution_of_a_step() -> None:
+    step = Step("merge.content", 0, "succeeded", 2, 1, None, 1, 2, None, None, None, {})
+    assert tries(step) == 4
