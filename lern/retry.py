@@ -1,8 +1,13 @@
 """What now? A pure function from an error to a decision. Nothing here sleeps, logs or talks to a server."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from lern.errors import BadRow, Busy, LernError, Refused, TooLarge, Unreachable, WorkerLost
+
+
+# Seconds. Looking whether a server is back costs little, and learners wait for it too.
+LONGEST_WAIT: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,12 @@ class RetryPolicy:
     def decide(self, error: Exception, attempt: int, waited: float, chance: float) -> Decision:
         """Decide on an error in the `attempt`-th attempt (from 1).
 
-        `waited`: seconds since the step was first sent, so that a long wait is looked at less often.
+        `waited`: seconds since the run was entered, so that a long wait is looked at less often.
         `chance`: a number in [0, 1), the jitter.
         """
         reason = describe(error)
         if isinstance(error, Busy | Unreachable):
-            patience = min(self.cap, max(self.base, waited / 4))
+            patience = min(self.cap, LONGEST_WAIT, max(self.base, waited / 4))
             return Wait(patience * (0.5 + chance / 2), reason)
         if isinstance(error, BadRow | Refused | TooLarge | WorkerLost):
             return GiveUp(error.code, reason)

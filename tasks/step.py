@@ -243,7 +243,7 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
     mine = token if run.token == token else None
     at = now_ms()
     policy = RetryPolicy(settings.max_attempts, settings.retry_base, settings.retry_cap)
-    waited = (at - (run.queued_at or at)) / 1000
+    waited = (at - run.created_at) / 1000
     decision = policy.decide(error, run.attempts + 1, waited, random.random())  # noqa: S311 - jitter, no secret
     if isinstance(decision, GiveUp):
         log.error("step failed", code=decision.code, reason=decision.reason, exc_info=_unforeseen(error))
