@@ -23,7 +23,7 @@ from lern.cli.children import interruptible
 from lern.cli.problems import WrongUse
 from lern.cli.run_page import counts
 from lern.cli.stack import Stack, stack
-from lern.cli.waiting import require_success, until_ended
+from lern.cli.waiting import Look, require_success, until_ended
 from lern.client import Lern
 from lern.ledger import Run, RunDetail
 from lern.services import Services
@@ -106,7 +106,7 @@ def _merged(running: Stack) -> tuple[Accounts, RunDetail, Accounts]:
     with console.err().status("[dim]merging, with a private Redis and a worker …[/dim]"):
         run = Lern(settings=running.settings).merge_accounts(sample.SOURCE, sample.TARGET)
 
-        def tick(_: int, __: Run | None) -> None:
+        def tick(_: Look) -> None:
             running.check()
 
         require_success(until_ended(parts.ledger, [run.id], tick)[run.id])

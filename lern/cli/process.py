@@ -17,7 +17,7 @@ from lern.cli.children import Child, interruptible
 from lern.cli.options import existing
 from lern.cli.problems import FAILED, WorkFailed
 from lern.cli.stack import Stack, stack
-from lern.cli.waiting import PAUSE, now_ms, until_ended, what_it_does
+from lern.cli.waiting import PAUSE, Look, now_ms, until_ended, what_it_does
 from lern.ledger import DeadLetter, Ledger, Run
 from lern.settings import Settings
 
@@ -108,11 +108,14 @@ def _wait_for(child: Child, running: Stack) -> None:
 
 def _ended(running: Stack, ledger: Ledger, ids: Sequence[str]) -> dict[str, Run]:
     with console.progress() as bar:
-        task = bar.add_task("runs", total=len(ids), note="")
+        task = bar.add_task("steps", total=len(ids), note="")
 
-        def tick(done: int, run: Run | None) -> None:
+        def tick(look: Look) -> None:
             running.check()
-            bar.update(task, advance=done, note=what_it_does(run))
+            if look.run is not None:
+                # Runs go through the queue side by side: what advances is steps.
+                total = len(ids) * len(look.run.steps)
+                bar.update(task, total=total, completed=look.steps, note=what_it_does(look.run))
 
         return until_ended(ledger, ids, tick)
 

@@ -24,7 +24,7 @@ from lern.settings import Settings
 app = typer.Typer(no_args_is_help=True)
 
 SHORT: Final = 8
-LONG: Final = 36
+SHORTEST: Final = 4
 CANDIDATES: Final = 200
 
 
@@ -189,10 +189,12 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
 
 
 def _detail(ledger: Ledger, given: str) -> RunDetail:
-    """Find a run by its id or the beginning of it. Raises `Refused` if that is not one run."""
+    """Find a run by its id or the beginning of it. Raises `Refused` if that is not one run, `WrongUse` if too short."""
     found = ledger.run(given)
     if found is not None:
         return found
+    if len(given) < SHORTEST:
+        raise WrongUse(f"{given!r} is too little of a run's id: {SHORTEST} characters at least")
     like = [run.id for run in ledger.runs(text=given, limit=CANDIDATES) if run.id.startswith(given.lower())]
     if len(like) > 1:
         raise Refused(f"{given} is the beginning of {len(like)} runs: {', '.join(like[:5])}")

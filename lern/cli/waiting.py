@@ -4,6 +4,7 @@ import getpass
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from lern.cli import console
@@ -13,7 +14,7 @@ from lern.ledger.records import ACTIVE
 from lern.services import Services
 
 PAUSE: Final = 0.05
-LOOK_AT: Final = 200
+LOOK_AT: Final = 100
 NO_WORKER: Final = "no worker is running here; it is carried out when there is one: lern worker"
 
 
@@ -33,25 +34,30 @@ def has_worker(parts: Services) -> bool:
     return any(client.get("cmd") == "brpop" for client in clients)
 
 
-def until_ended(
-    ledger: Ledger,
-    ids: Iterable[str],
-    tick: Callable[[int, Run | None], None],
-) -> dict[str, Run]:
-    """Wait until every run has ended; give them by id.
+@dataclass(frozen=True)
+class Look:
+    """How far runs are: how many have ended, how many steps are done at least, and a run that has not ended."""
 
-    `tick` is called after every look, with how many have ended since and a run that has not, and may raise.
-    """
+    ended: int
+    steps: int
+    run: Run | None
+
+
+def until_ended(ledger: Ledger, ids: Iterable[str], tick: Callable[[Look], None]) -> dict[str, Run]:
+    """Wait until every run has ended; give them by id. `tick` is called after every look, and may raise."""
     ended: dict[str, Run] = {}
     left = list(dict.fromkeys(ids))
     while left:
-        seen = {run_id: ledger.peek(run_id) for run_id in left[:LOOK_AT]}
-        done = {run_id: run for run_id, run in seen.items() if run is not None and run.state not in ACTIVE}
-        ended.update(done)
-        left = [run_id for run_id in left if run_id not in done]
-        tick(len(done), next((run for run in seen.values() if run is not None and run.id not in done), None))
-        if left and not done:
-            time.sleep(PAUSE)
+        began = time.monotonic()
+        seen = [run for run_id in left[:LOOK_AT] if (run := ledger.peek(run_id)) is not None]
+        ended.update({run.id: run for run in seen if run.state not in ACTIVE})
+        left = [run_id for run_id in left if run_id not in ended]
+        under_way = [run for run in seen if run.id not in ended]
+        steps = sum(run.position for run in under_way) + sum(len(run.steps) for run in ended.values())
+        tick(Look(len(ended), steps, next(iter(under_way), None)))
+        if left:
+            # Looking must not take from the worker what it needs: a tenth of the time at most.
+            time.sleep(max(PAUSE, 9 * (time.monotonic() - began)))
     return ended
 
 
@@ -68,10 +74,10 @@ def wait_for(parts: Services, run_id: str, check: Callable[[], None]) -> Run:
     with console.progress() as bar:
         task = bar.add_task(run_id[:8], total=None, note="")
 
-        def tick(_: int, run: Run | None) -> None:
+        def tick(look: Look) -> None:
             check()
-            if run is not None:
-                bar.update(task, total=len(run.steps), completed=run.position, note=what_it_does(run))
+            if look.run is not None:
+                bar.update(task, total=len(look.run.steps), completed=look.steps, note=what_it_does(look.run))
 
         return until_ended(parts.ledger, [run_id], tick)[run_id]
 
