@@ -68,6 +68,8 @@ def common_settings(settings: Settings) -> Config:
         "client.id": f"lern-{socket.gethostname()}-{os.getpid()}",
         # Confirmations and small events must not wait for more bytes to fill a packet.
         "socket.nagle.disable": True,
+        # A broker that says nothing for so long is away; the default of a minute is how long a farewell would take.
+        "socket.timeout.ms": 10_000,
         # A broker that comes back is tried again within a second or two, however long it was away.
         "reconnect.backoff.max.ms": 2_000,
         # A misspelt topic must be an error, not a new topic.

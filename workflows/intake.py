@@ -4,14 +4,16 @@ The ledger comes first, so a kill at any point repeats work and loses none: what
 sent is sent by the next delivery of the same event, or by the sweeper.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 from lern import events, metrics
 from lern.client import Chain
-from lern.errors import TooLarge
+from lern.errors import TooLarge, Unreachable
 from lern.events import BadEvent, Place
 from lern.ledger import Entered, NewDeadLetter, NewRun
 from lern.mirror import RunState
@@ -23,6 +25,8 @@ from tasks.step import now_ms
 from workflows import Skipped, workflow_for
 
 log = structlog.get_logger()
+
+PAUSE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +221,18 @@ def count(judged: Judged, taken: Taken) -> None:
 
 @app.task(name="lern.intake")
 def intake(value: str, topic: str | None, run_id: str | None) -> None:
-    """Take in an event that another service sent through the Python API."""
+    """Take in an event that another service sent through the Python API.
+
+    Until it stands in the ledger this message is all there is of it: what is away is waited for here.
+    """
     parts = services()
-    taken = take_in(parts, [Message(topic, None, None, None, value.encode("utf-8"))])
+    message = Message(topic, None, None, None, value.encode("utf-8"))
+    while True:
+        try:
+            taken = take_in(parts, [message])
+            break
+        except Unreachable as error:
+            log.warning("waits to take an event in", reason=str(error))
+            time.sleep(PAUSE)
     if taken.dead and not taken.entered and run_id is not None:
         parts.mirror.show(run_id, RunState("failed", reason="the event was refused; see the dead letters"))

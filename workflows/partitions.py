@@ -26,6 +26,9 @@ log = structlog.get_logger()
 _ASK: Final = 2.0
 # How often (s) the lag is told, and a Kafka that was away is asked whether it is back.
 _LOOK_EVERY: Final = 2.0
+# How long (s) to wait at the end for the last offsets to be taken, and how long between two looks.
+_FAREWELL: Final = 5.0
+_BEAT: Final = 0.1
 _KAFKA: Final = "kafka"
 
 
@@ -37,12 +40,17 @@ class Partitions:
         self._topics = list(topics)
         self._health = health
         self._consumer = Consumer(
-            {**consumer_settings(settings, settings.kafka_group_or_default), "error_cb": self._trouble},
+            {
+                **consumer_settings(settings, settings.kafka_group_or_default),
+                "error_cb": self._trouble,
+                "on_commit": self._answered,
+            },
             logger=logging.getLogger("lern.kafka"),
         )
         self._mine: set[Partition] = set()
         self._moved: set[Partition] = set()
         self._done: dict[Partition, int] = {}
+        self._asked = False
         self._committed: dict[Partition, int] = {}
         self._holds: set[str] = set()
         self._early: list[Any] = []
@@ -94,8 +102,9 @@ class Partitions:
     def commit(self, batch: Iterable[Message]) -> None:
         """Commit the offsets of a batch that is through, for partitions that have not moved.
 
-        Where Kafka cannot take them now they are committed later, at the latest when the partition moves in good
-        order; if that fails, too, the batch comes again and changes nothing.
+        Kafka's answer comes with a later poll: while it is away, waiting for it here would take a minute. What it
+        did not take is committed again, at the latest when the partition moves in good order; if that fails, too,
+        the batch comes again and changes nothing.
         """
         for message in self.still_ours(batch):
             partition = _partition(message)
@@ -103,8 +112,12 @@ class Partitions:
         self._commit_done()
 
     def close(self) -> None:
-        """Commit what is done, leave the group, give back the connections."""
-        self._commit_done()
+        """Commit what is done, if Kafka answers, leave the group, give back the connections."""
+        self.hold("close")
+        until = time.monotonic() + _FAREWELL
+        while self._done and time.monotonic() < until:
+            self._commit_done()
+            self._consumer.poll(_BEAT)
         self._consumer.close()
 
     # --- reading
@@ -138,7 +151,11 @@ class Partitions:
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # The last moment to say how far we have come; the other bridge begins there.
-        self._commit_done()
+        if self._done:
+            try:
+                self._consumer.commit(offsets=self._offsets(), asynchronous=False)
+            except KafkaException as error:
+                log.warning("offsets were not committed, these events come again", reason=error.args[0].str())
         self._forget(partitions)
         log.info("partitions went", partitions=_named(partitions), mine=len(self._mine))
 
@@ -160,18 +177,26 @@ class Partitions:
     # --- offsets
 
     def _commit_done(self) -> None:
-        if not self._done:
-            return
-        offsets = [TopicPartition(*partition, offset) for partition, offset in self._done.items()]
-        try:
-            answers = self._consumer.commit(offsets=offsets, asynchronous=False) or []
-        except KafkaException as error:
-            log.warning("offsets are committed later", reason=str(translated(error.args[0])))
+        """Ask Kafka to take what is done, unless it has been asked and has not answered."""
+        if self._done and not self._asked:
+            self._consumer.commit(offsets=self._offsets(), asynchronous=True)
+            self._asked = True
+
+    def _answered(self, error: KafkaError | None, answers: list[TopicPartition]) -> None:
+        self._asked = False
+        if error is not None:
+            log.warning("offsets are committed later", reason=error.str())
             return
         for answer in answers:
-            if answer.error is None:
-                partition = (answer.topic, answer.partition)
-                self._committed[partition] = self._done.pop(partition)
+            partition = (answer.topic, answer.partition)
+            if answer.error is None and partition in self._done:
+                self._committed[partition] = answer.offset
+                # It may have gone on since we asked.
+                if self._done[partition] <= answer.offset:
+                    del self._done[partition]
+
+    def _offsets(self) -> list[TopicPartition]:
+        return [TopicPartition(*partition, offset) for partition, offset in self._done.items()]
 
     # --- what others are told
 

@@ -45,6 +45,11 @@ def bridge(file: Path | str, topic: str | None, report: Path | None = None) -> l
     return command + (["--report", str(report)] if report is not None else [])
 
 
+def kafka_bridge(start: str | None) -> list[str]:
+    """Give the command line of a bridge that reads Kafka. `start`: where its group begins that has no offsets yet."""
+    return [sys.executable, "-m", "workflows.kafka_bridge", *(("--start", start) if start is not None else ())]
+
+
 class Child:
     """One process in a session of its own: Ctrl-C reaches only us, and we end it in good order."""
 
