@@ -29,9 +29,10 @@ broker_connection_max_retries = None
 # A step that runs when the connection breaks goes on: its locks and the ledger guard it, not the message.
 worker_cancel_long_running_tasks_on_connection_loss = False
 broker_transport_options = {
-    # After so long Redis hands an unacknowledged message to another worker. The sweeper recovers dead
-    # steps within seconds; this is the net below it and must be longer than any step.
-    "visibility_timeout": 6 * 3600,
+    # After so long (seconds) Redis hands an unacknowledged message to another worker. The sweeper recovers
+    # within seconds what died; this is the net below it. A step that takes longer is not done twice: its
+    # second copy finds it at work and ends.
+    "visibility_timeout": 3600,
     "socket_keepalive": True,
 }
 # SIGTERM: unfinished steps get this long, then their messages go back to the queue.

@@ -14,7 +14,7 @@ from lern import log as logging
 from lern.errors import Unreachable
 from lern.services import Services
 from lern.settings import Settings
-from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, perform
+from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, new_token, perform
 
 log = structlog.get_logger()
 
@@ -77,9 +77,11 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
 
     Without the ledger nothing can be written down, not even that the step waits; no user is held meanwhile.
     """
+    # One token for all tries: to the ledger it is one execution, not one that died and another.
+    token = new_token()
     while True:
         try:
-            return perform(services(), name, body, run_id, generation)
+            return perform(services(), name, body, run_id, generation, token)
         except Unreachable as error:
             if error.server != "ledger":
                 raise

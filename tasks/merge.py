@@ -95,17 +95,18 @@ def batch_enrolment_sync(work: Work) -> Result:
             for batch in batches
         }
     )
-    unknown: set[str] = set()
+    enrolments, unknown = 0, set[str]()
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         planned = planner.plan(pairs[start : start + PAIRS_AT_ONCE])
+        enrolments += len(planned.chunk.items)
         unknown.update(planned.unknown)
         known = services.ledger.known_mids([event.mid for event in planned.events])
         outgoing = tuple(event for event in planned.events if event.mid not in known)
-        if planned.chunk.items or outgoing:
+        if planned.chunk.rows_to_change or outgoing:
             work.journal(sync.KIND, planned.chunk, outgoing=outgoing)
     if unknown:
         work.warnings.append(f"progress not computed, relations are missing: {_named(sorted(unknown))}")
-    result = _counted(work)
+    result = {"enrolments": enrolments, "computed": 0, **_counted(work)}
     _forget_lists(work)
     return result
 
@@ -208,12 +209,9 @@ def _activities(work: Work) -> dict[str, str]:
     """Give the activities to merge, courses and units, each with its course; warn where units are unknown."""
     result: dict[str, str] = {}
     unknown: set[str] = set()
-    asked: set[tuple[str, str]] = set()
     for course, _, contents in _scope(work):
         result[course] = course
-        new = [content for content in contents if (course, content) not in asked]
-        asked.update((course, content) for content in new)
-        for units in work.services.relations.ancestors_of(course, new).values() if new else ():
+        for units in work.services.relations.ancestors_of(course, contents).values() if contents else ():
             if not units:
                 unknown.add(course)
             for unit in units:

@@ -147,17 +147,28 @@ class Work:
 Body = Callable[[Work], Result]
 
 
-def perform(services: Services, name: str, body: Body, run_id: str, generation: int) -> Outcome:
-    """Carry out one step of one run: lock, ask the ledger, roll forward, work, send, mark."""
+def new_token() -> str:
+    """Give a token for one execution of a step; a redelivered message gets another."""
+    return uuid.uuid4().hex
+
+
+def perform(
+    services: Services, name: str, body: Body, run_id: str, generation: int, token: str | None = None
+) -> Outcome:
+    """Carry out one step of one run: lock, ask the ledger, roll forward, work, send, mark.
+
+    `token`: of this execution, for one that begins again because the ledger could not be reached. Raises
+    `Unreachable` for the ledger alone.
+    """
+    token = token or new_token()
     with structlog.contextvars.bound_contextvars(run=run_id, step=name):
         begun = time.monotonic()
-        outcome = _attempt(services, name, body, run_id, generation)
+        outcome = _attempt(services, name, body, run_id, generation, token)
         _tell(services, name, run_id, outcome, time.monotonic() - begun)
         return outcome
 
 
-def _attempt(services: Services, name: str, body: Body, run_id: str, generation: int) -> Outcome:
-    token = uuid.uuid4().hex
+def _attempt(services: Services, name: str, body: Body, run_id: str, generation: int, token: str) -> Outcome:
     try:
         run = services.ledger.peek(run_id)
         if run is None:

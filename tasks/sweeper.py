@@ -6,9 +6,11 @@ unfinished when Redis has lost its memory; events that nobody sent; the later ch
 merely waits in the queue is left alone.
 """
 
+import base64
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -19,7 +21,7 @@ from redis import RedisError
 from redis.exceptions import LockError
 
 from lern import verification
-from lern.client import QUEUE_HEADER
+from lern.client import INTAKE, QUEUE_HEADER
 from lern.errors import LernError, Unreachable
 from lern.ledger import Pending
 from lern.services import Services
@@ -33,6 +35,8 @@ log = structlog.get_logger()
 LEADER: Final = "{lern}:sweeper"
 EPOCH: Final = "{lern}:epoch"
 VERIFIED: Final = "{lern}:verified"
+# How many lock lives an event may take to be taken in before we believe that it was lost.
+INTAKE_PATIENCE: Final = 3
 A_DAY: Final = 86_400_000
 AT_ONCE: Final = 200
 # An event is sent by its own step at once. Only one that has lain so long (ms) has lost its sender.
@@ -55,6 +59,7 @@ class Sweeper:
         sent += self._send_due()
         sent += self._recover_dead()
         sent += self._recover_lost()
+        sent += self._recover_intakes()
         sent += self._verify()
         deliver(self._services, None, created_before=now_ms() - EVENT_LEFT_AFTER)
         return sent
@@ -124,6 +129,30 @@ class Sweeper:
             log.warning("messages were lost", sent=sent)
         return sent
 
+    def _recover_intakes(self) -> int:
+        """Send events again that a worker took and never finished taking in: no ledger knows of them yet.
+
+        Broker's own: hash `unacked`, delivery tag → [message, exchange, routing key]; sorted set
+        `unacked_index`, tag → when it was handed out. Sent first and removed then: killed in between, the
+        event is sent twice, and is one run.
+        """
+        broker, sent = self._services.broker, 0
+        long_ago = time.time() - self._services.settings.lock_ttl * INTAKE_PATIENCE
+        # As many as the workers have children, and what workers that died have left: never a backlog.
+        tags: Any = broker.zrangebyscore("unacked_index", "-inf", long_ago)
+        for tag in tags:
+            raw: Any = broker.hget("unacked", tag)
+            arguments = _intake_of(raw)
+            if arguments is not None:
+                value, topic, run_id = arguments
+                self._services.queue.send_intake(value.encode(), topic, run_id)
+                broker.hdel("unacked", tag)
+                broker.zrem("unacked_index", tag)
+                sent += 1
+        if sent:
+            log.warning("events were lost on their way in", sent=sent)
+        return sent
+
     def _verify(self) -> int:
         """Begin the later check of merges that ended `LERN_VERIFY_AFTER` seconds ago, each once.
 
@@ -171,6 +200,17 @@ class Sweeper:
     def _send(self, pending: Pending) -> int:
         self._services.queue.send_chain(pending.run_id, pending.generation, pending.remaining)
         return 1
+
+
+def _intake_of(raw: bytes | None) -> tuple[str, str | None, str | None] | None:
+    """Give the arguments of an unacknowledged message if it is an event on its way in."""
+    if raw is None:
+        return None
+    message = json.loads(raw)[0]
+    if message["headers"].get("task") != INTAKE:
+        return None
+    value, topic, run_id = json.loads(base64.b64decode(message["body"]))[0]
+    return value, topic, run_id
 
 
 class SweeperThread:

@@ -16,11 +16,14 @@ from lern.rules.enrolments import COMPLETED, ghost
 from lern.rules.merge import difference
 from lern.rules.progress import Progress, course_progress, settle_aggregate, settle_enrolment
 from lern.rules.progress import Relations as Nodes
+from lern.rules.rule import same
 from lern.store import rows as lines
 from lern.store.base import Change, Store, Unit
 from lern.store.tables import TABLES, USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Key, Row
 
 KIND: Final = "sync"
+# Rows read at once.
+PAGE: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,23 @@ class SyncChunk:
         if not self.items:
             return Carried({})
         with store.unit(guard) as unit:
-            written = unit.settle(USER_ENROLMENTS, [self._key(item) for item in self.items], self._enrolments(unit))
+            unit.settle(USER_ENROLMENTS, [self._key(item) for item in self.items], self._enrolments(unit))
             aggregates = [(item, activity) for item in self.items for activity in (item.course, *item.units)]
             keys = [aggregate_key(self.user, activity, item.batch) for item, activity in aggregates]
-            written += unit.settle(USER_ACTIVITY_AGG, keys, self._aggregates(unit))
-        return Carried({"enrolments": len(self.items), "computed": written})
+            unit.settle(USER_ACTIVITY_AGG, keys, self._aggregates(unit))
+        return Carried({"computed": self.rows_to_change})
+
+    @property
+    def rows_to_change(self) -> int:
+        """How many rows are to become others. By the journal: who finishes a chunk of the dead finds less to write."""
+        rows = ((item.before.get(place), row) for item in self.items for place, row in item.wanted.items())
+        return sum(not same(before, row) for before, row in rows)
 
     def _key(self, item: Item) -> Key:
         return (self.user, item.course, item.batch)
 
     def _progress(self, unit: Unit, item: Item) -> Progress:
-        contents = unit.rows(USER_CONTENT_CONSUMPTION, (self.user, item.course, item.batch))
+        contents = Contents(unit, (self.user, item.course, item.batch))
         return course_progress(contents, item.nodes, item.units, self.time)
 
     def _enrolments(self, unit: Unit) -> Callable[[Mapping[Key, Row]], Iterator[Change]]:
@@ -115,6 +124,39 @@ def wanted_aggregates(
 def aggregate_key(user: str, activity: str, batch: str) -> Key:
     """Give the key of an activity's aggregates: the literal type `Course` also for units, context `cb:<batch>`."""
     return ("Course", activity, user, f"cb:{batch}")
+
+
+class Contents:
+    """A learner's contents of one course and batch, read page by page each time they are gone over.
+
+    A single page is kept: nearly every course fits one, and is then read once.
+    """
+
+    def __init__(self, reader: Store | Unit, where: Key) -> None:
+        """Read from a store, or within a unit."""
+        self._reader = reader
+        self._where = where
+        self._only: list[Row] | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        """Go over the rows."""
+        for page in self.pages():
+            yield from page
+
+    def pages(self) -> Iterator[list[Row]]:
+        """Go over the rows a page at a time."""
+        if self._only is not None:
+            yield self._only
+            return
+        after: Key | None = None
+        while True:
+            page = self._reader.rows(USER_CONTENT_CONSUMPTION, self._where, after, PAGE)
+            if after is None and len(page) < PAGE:
+                self._only = page
+            yield page
+            if len(page) < PAGE:
+                return
+            after = USER_CONTENT_CONSUMPTION.order_of(page[-1])
 
 
 @dataclass(frozen=True)
@@ -172,9 +214,8 @@ class Planner:
         return Synced(SyncChunk(self.user, self.time, tuple(items)), tuple(outgoing), tuple(unknown))
 
     def _item(self, row: Row, course: str, batch: str, nodes: Nodes) -> tuple[Item, bool]:
-        contents = self.store.rows(USER_CONTENT_CONSUMPTION, (self.user, course, batch))
-        ancestors = self.relations.ancestors_of(course, [content["contentid"] for content in contents])
-        units = sorted({unit for above in ancestors.values() for unit in above} - {course})
+        contents = Contents(self.store, (self.user, course, batch))
+        units = self._units(course, contents)
         unit_nodes = {unit: found for unit, found in self._nodes_of(course, units).items() if found.leafnodes}
         progress = course_progress(contents, nodes, unit_nodes, self.time)
         keys = [aggregate_key(self.user, activity, batch) for activity in (course, *unit_nodes)]
@@ -187,6 +228,14 @@ class Planner:
         wanted = {enrolment_key: enrolment, **{(USER_ACTIVITY_AGG.name, k): v for k, v in wanted_rows.items()}}
         completed = row.get("status") != COMPLETED and enrolment.get("status") == COMPLETED
         return Item(course, batch, nodes, unit_nodes, before, wanted), completed
+
+    def _units(self, course: str, contents: "Contents") -> list[str]:
+        """Give the units above the contents, the course itself left out."""
+        found: set[str] = set()
+        for page in contents.pages():
+            ancestors = self.relations.ancestors_of(course, [content["contentid"] for content in page])
+            found.update(unit for above in ancestors.values() for unit in above)
+        return sorted(found - {course})
 
     def _completed(self, course: str, batch: str) -> Iterable[OutgoingEvent]:
         arguments = (self.run, self.time, self.user, course, batch)
