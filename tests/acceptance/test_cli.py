@@ -4,16 +4,19 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lern.cli import sample
+from tests.servers.redis import RedisServer
 
 Json = dict[str, Any]
 
@@ -237,6 +240,31 @@ def test_what_cannot_be_a_run_is_a_dead_letter_and_the_rest_goes_on(cli: Cli) ->
     assert (letter["state"], letter["run_id"]) == ("replayed", run_id)
 
 
+def test_a_failed_run_says_why_and_is_retried_once_the_cause_is_mended(cli: Cli) -> None:
+    cli.well("rows", "load", "-", stdin=json.dumps(seen("p", "x", status=2)))
+    with closing(sqlite3.connect(cli.data / "learners.sqlite")) as store, store:
+        store.execute("UPDATE user_content_consumption SET status = 'two'")
+    done = cli("process", cli.file("events.jsonl", [event("p", "q", "m")]))
+    assert done.returncode == 1
+    assert re.search(r"failed +1 run", done.stdout)
+
+    [run] = cli.listed("runs", "list", "--state", "failed")
+    page = cli.well("runs", "show", run["id"])
+    assert "column status" in page
+    assert "lern runs retry" in page
+    still = cli("runs", "retry", run["id"], "--wait")
+    assert still.returncode == 1
+    assert "column status" in no_traceback(still)
+
+    with closing(sqlite3.connect(cli.data / "learners.sqlite")) as store, store:
+        store.execute("UPDATE user_content_consumption SET status = 2")
+    assert cli.well("runs", "retry", run["id"], "--wait").strip() == run["id"]
+    [detail] = cli.listed("runs", "show", run["id"])
+    assert (detail["state"], detail["generation"]) == ("succeeded", 3)
+    assert [act["action"] for act in detail["audit"]] == ["retry", "retry"]
+    assert [line["row"]["userid"] for line in cli.rows()] == ["q"]
+
+
 def test_ctrl_c_leaves_nothing_behind(cli: Cli) -> None:
     endless = cli.directory / "events.fifo"
     os.mkfifo(endless)
@@ -268,6 +296,18 @@ def test_worker_bridge_and_merge_meet_in_one_data_directory(cli: Cli) -> None:
         worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 0
     ends_with_nothing(cli)
+
+
+def test_with_a_broker_of_its_own_the_command_becomes_the_worker(cli: Cli, own_redis: RedisServer) -> None:
+    settings = {"LERN_BROKER_URL": own_redis.url}
+    worker = cli.start("worker", "--concurrency", "1", **settings)
+    merged = cli("merge", "p", "q", "--wait", **settings)
+    assert merged.returncode == 0, merged.stderr
+    assert "celery" in Path(f"/proc/{worker.pid}/cmdline").read_text()
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0
+    assert not (cli.data / "redis").exists()
 
 
 def test_a_merge_without_a_worker_is_kept_for_the_next_one(cli: Cli) -> None:
