@@ -226,13 +226,15 @@ def intake(value: str, topic: str | None, run_id: str | None) -> None:
     Until it stands in the ledger this message is all there is of it: what is away is waited for here.
     """
     parts = services()
-    message = Message(topic, None, None, None, value.encode("utf-8"))
+    taken = _patiently(parts, Message(topic, None, None, None, value.encode("utf-8")))
+    if taken.dead and not taken.entered and run_id is not None:
+        parts.mirror.show(run_id, RunState("failed", reason="the event was refused; see the dead letters"))
+
+
+def _patiently(parts: Services, message: Message) -> Taken:
     while True:
         try:
-            taken = take_in(parts, [message])
-            break
+            return take_in(parts, [message])
         except Unreachable as error:
             log.warning("waits to take an event in", reason=str(error))
             time.sleep(PAUSE)
-    if taken.dead and not taken.entered and run_id is not None:
-        parts.mirror.show(run_id, RunState("failed", reason="the event was refused; see the dead letters"))
