@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from lern.store.base import Store
 
 _SQL: Final = frozenset({"sqlite", "postgresql"})
+_CASSANDRA: Final = "cassandra"
+
+# Where these are not merged they need not exist.
+_LEGACY: Final = frozenset({"content_consumption", "user_courses"})
 
 
 def open_store(settings: "Settings") -> "Store":
@@ -25,4 +29,11 @@ def open_store(settings: "Settings") -> "Store":
         from lern.store.sql import SqlStore  # noqa: PLC0415 - see above
 
         return SqlStore(url, names)
-    raise Refused(f"LERN_STORE_URL: no store speaks {scheme}; one of {', '.join(sorted(_SQL))} was expected")
+    if scheme == _CASSANDRA:
+        from lern.store.cassandra import CassandraStore  # noqa: PLC0415 - see above
+
+        legacy = () if "legacy" in settings.merge_tables else _LEGACY
+        used = [name for name in TABLES if name not in legacy]
+        return CassandraStore(url, names, tables=used, max_clock_ahead=settings.max_clock_ahead)
+    known = ", ".join(sorted({*_SQL, _CASSANDRA}))
+    raise Refused(f"LERN_STORE_URL: no store speaks {scheme}; one of {known} was expected")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lern.errors import BadRow, LockLost
 from lern.store.base import Change, Store
+from lern.store.cassandra import CassandraStore
 from lern.store.sql import SqlStore
 from lern.store.sql_codec import same
 from lern.store.tables import (
@@ -38,8 +39,11 @@ ALL_TABLES: Final = pytest.mark.parametrize("table", list(TABLES.values()), ids=
 Place = tuple[str, Mapping[str, str]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "cassandra"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "cassandra":
+        # Creating tables takes a second there: those of all tests are emptied instead.
+        return str(request.getfixturevalue("cassandra_url")), {}
     names = {name: f"{name}_{uuid.uuid4().hex[:8]}" for name in TABLES}
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/learners.sqlite", names
@@ -55,7 +59,7 @@ def store(place: Place) -> Iterator[Store]:
 
 
 def open_store(place: Place) -> Store:
-    return SqlStore(*place)
+    return CassandraStore(*place) if place[0].startswith("cassandra:") else SqlStore(*place)
 
 
 def may() -> None:

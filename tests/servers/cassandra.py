@@ -2,11 +2,15 @@
 
 import socket
 import struct
+import uuid
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
 import pytest
+from cassandra.cluster import Cluster, Session
 
+from lern.store.cassandra import CassandraStore
+from lern.store.tables import TABLES
 from tests.servers.given import given
 from tests.servers.jars import fetched, filled, jar
 from tests.servers.server import HOST, JavaServer, Server, running
@@ -50,18 +54,28 @@ _HEADER: Final = struct.Struct(">BBhBi")
 _OPTIONS, _SUPPORTED = 5, 6
 
 
+# Tests kill the server and count the rows afterwards: what was acknowledged must be on disk. In Cassandra's own
+# default, periodic, it is acknowledged first: a cluster has it on its other nodes, but one node loses it.
+DURABLE: Final = "commitlog_sync: batch"
+PERIODIC: Final = "commitlog_sync: periodic\ncommitlog_sync_period: 1000ms"
+
+
 class Cassandra(JavaServer):
-    """A node. `address` is host:port of the native protocol; the data centre is datacenter1."""
+    """A node. `address` is host:port of the native protocol; the data centre is datacenter1.
+
+    `sync`: when a write is acknowledged, DURABLE unless PERIODIC is chosen (before the start), as for a bench.
+    """
 
     name = "cassandra"
     heap = "512m"
     other_ports: ClassVar[tuple[str, ...]] = ("STORAGE_PORT", "SSL_STORAGE_PORT")
+    sync = DURABLE
 
     def arguments(self) -> list[str]:
         """Write the configuration."""
         lib = fetched("cassandra", VERSION=given("CASSANDRA_VERSION") or VERSION)
         yaml, logback = self.home / "cassandra.yaml", self.home / "logback.xml"
-        yaml.write_text(filled("cassandra.yaml", DATA=self.data, **self.ports))
+        yaml.write_text(filled("cassandra.yaml", COMMITLOG_SYNC=self.sync, DATA=self.data, **self.ports))
         logback.write_text(filled("cassandra-logback.xml", LOG=self.home / "server.log"))
         return [
             "-Xss512k",
@@ -110,3 +124,36 @@ def cassandra(cassandra_server: Server) -> Iterator[Server]:
     """Cassandra, running; a test may stop, kill and start it."""
     yield cassandra_server
     cassandra_server.start()
+
+
+@pytest.fixture(scope="session")
+def _keyspace(cassandra_server: Server) -> Iterator[tuple[str, Session]]:
+    """A keyspace with the learner tables, for as long as the tests run."""
+    name = f"lern_{uuid.uuid4().hex[:8]}"
+    url = f"cassandra://{cassandra_server.address}/{name}"
+    store = CassandraStore(url)
+    store.create()
+    store.close()
+    host, _, port = cassandra_server.address.rpartition(":")
+    with Cluster([host], port=int(port)) as cluster:
+        session = cluster.connect(name)
+        yield url, session
+        session.execute(f"DROP KEYSPACE {name}", timeout=60)
+
+
+@pytest.fixture
+def cassandra_url(_keyspace: tuple[str, Session], cassandra: Server) -> str:
+    """The URL of a store in Cassandra, whose tables are empty."""
+    del cassandra  # only to have it running
+    url, session = _keyspace
+    for table in TABLES:
+        if session.execute(f"SELECT * FROM {table} LIMIT 1").one():  # noqa: S608 - our own tables
+            session.execute(f"TRUNCATE {table}", timeout=60)
+    return url
+
+
+@pytest.fixture
+def cassandra_session(_keyspace: tuple[str, Session], cassandra_url: str) -> Session:
+    """A session in that keyspace, as another service would have it."""
+    del cassandra_url  # only to have it empty
+    return _keyspace[1]

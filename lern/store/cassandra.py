@@ -1,0 +1,377 @@
+"""The store in Cassandra. The contract is in `lern.store.base`.
+
+A unit is no transaction here. Instead every write carries the time T (microseconds) that was taken before the read it
+rests on. A live write after that read has a later time, wins, and is seen by the next round. What remains: a live write
+that was stamped before T and arrives after the read is lost to ours, in the cells that we write.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from lern.errors import Refused, Unsettled
+from lern.store.base import Change, Decide
+from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
+from lern.store.cassandra_codec import as_stored
+from lern.store.cassandra_layout import layout_problems
+from lern.store.cassandra_place import Place
+from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of
+from lern.store.cassandra_session import Connected, Request, Sessions
+from lern.store.cassandra_writing import Writer, joined, runs
+from lern.store.sql_codec import merged_map, same
+from lern.store.tables import TABLES, Key, Kind, Row, Table
+
+# The third only looks whether anything is left to write.
+_ROUNDS: Final = 3
+
+# Rows of one pass of `insert`.
+_PAGE: Final = 1000
+
+# How many rows that do not settle are looked at for a clock that is ahead.
+_SUSPECTS: Final = 50
+
+# Since when the write times of collections can be asked for.
+_TIMES_OF_COLLECTIONS: Final = (5, 0)
+
+_MICROSECONDS: Final = 1_000_000
+
+
+class CassandraStore:
+    """Learner rows in Cassandra 4.1 or 5.0.
+
+    `url`: see `lern.store.cassandra_place`. `names`: physical table names, where they differ from the tables' own.
+    `tables`: those that this installation uses; `check` looks at them alone. `max_clock_ahead`: seconds. Nothing is
+    connected before the first use, and each process has a session of its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        names: Mapping[str, str] | None = None,
+        *,
+        tables: Collection[str] = tuple(TABLES),
+        max_clock_ahead: float = 60.0,
+    ) -> None:
+        """Prepare; the first statement connects. Raises `SettingsError` for a URL that cannot be."""
+        self._names = dict(names or {})
+        self._tables = tuple(tables)
+        self._sessions = Sessions(Place.of(url), self._names)
+        self._tolerance = int(max_clock_ahead * _MICROSECONDS)
+        self._clock = Clock()
+
+    def create(self) -> None:
+        """Create the keyspace and the tables that are missing, and leave the others."""
+        connected = self._sessions.connected()
+        keyspace = connected.place.keyspace
+        if connected.keyspace is None:
+            connected.execute(f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {_replication(connected)}")
+        for statement in _schema({"keyspace": keyspace, **{name: self._names.get(name, name) for name in TABLES}}):
+            connected.execute(statement)
+
+    def check(self) -> None:
+        """Read from every table that is in use. Raises as every method does, and `Refused` for a layout that is not."""
+        for table in (TABLES[name] for name in self._tables):
+            self.rows(table, ("-",) * len(table.slice), limit=1)
+
+    def layout_problems(self) -> list[str]:
+        """Say what is wrong with the tables in use, one sentence each; for `lern doctor`."""
+        connected = self._sessions.connected()
+        return layout_problems(connected.session, connected.place.keyspace, self._names, self._tables)
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read one slice in its order."""
+        return self._reader().rows(table, where, after, limit)
+
+    def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
+        """Read rows by primary key."""
+        return self._reader().read(table, keys)
+
+    @contextmanager
+    def unit(self, guard: Callable[[], None]) -> Iterator["CassandraUnit"]:
+        """Begin a unit. What it has written stays written, however the block ends."""
+        yield CassandraUnit(self._sessions.connected(), self._clock, self._tolerance, guard)
+
+    def insert(self, table: Table, rows: Iterable[Row]) -> None:
+        """Write whole rows, of which some are written if it fails."""
+        connected = self._sessions.connected()
+        remaining = iter(rows)
+        while page := list(islice(remaining, _PAGE)):
+            for distinct in _distinct(table, page):
+                writer = Writer(connected, table, self._clock.now())
+                for row in distinct:
+                    writer.insert(row)
+                connected.write(writer.requests(), lambda: None)
+
+    def scan(self, table: Table) -> Iterator[Row]:
+        """Read every row, a page at a time."""
+        return self._reader().scan(table)
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self._sessions.close()
+
+    def _reader(self) -> Reader:
+        return Reader(self._sessions.connected())
+
+
+class CassandraUnit:
+    """What one chunk does to the learner rows, each write with the time before its read."""
+
+    def __init__(self, connected: Connected, clock: Clock, tolerance: int, guard: Callable[[], None]) -> None:
+        """Take the session; `guard` is called before every write. `tolerance` in microseconds."""
+        self._connected = connected
+        self._reader = Reader(connected)
+        self._clock = clock
+        self._tolerance = tolerance
+        self._guard = guard
+
+    def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
+        """Read one slice in its order."""
+        return self._reader.rows(table, where, after, limit)
+
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+        """Write what `decide` makes of the rows of `keys`, and read them back until nothing is left to write."""
+        asked = frozenset(keys)
+        written = 0
+        changes: dict[Key, Change] = {}
+        expected: Mapping[Key, Row | None] = {}
+        for round_ in range(_ROUNDS):
+            now = self._clock.now()
+            standing = self._reader.read(table, asked)
+            # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them.
+            if changes and _is_as_expected(expected, standing):
+                return written
+            tried = changes
+            changes = _effective(table, asked, standing, decide(standing))
+            if not changes:
+                return written
+            self._refuse_ahead(table, [change for key, change in changes.items() if key in tried], now)
+            if round_ + 1 < _ROUNDS:
+                self._write(table, changes.values(), standing, now)
+                expected = outcome(table, standing, changes)
+                written += len(changes)
+        raise Unsettled(f"{table.name}: {_unsettled(changes)}")
+
+    def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
+        """Delete those of `rows` that still stand exactly as given; give back what stands in place of the others."""
+        now = self._clock.now()
+        given = {table.key_of(row): row for row in rows}
+        compared = _Compared(self._connected, table, given, now)
+        groups = by_slice(table, given)
+        ranges = [group for group in groups.values() if len(group) > 1]
+        for group in ranges:
+            first, last = (choose(group, key=lambda key: place_of(table, key)) for choose in (min, max))
+            compared.in_order(self._reader.between(table, first, last, compared.times))
+        singles = [group[0] for group in groups.values() if len(group) == 1]
+        for _, raw in self._reader.raw(table, singles, compared.times):
+            compared.in_order([raw])
+        self._refuse(compared.ahead)
+        writer = Writer(self._connected, table, now)
+        for first, last in compared.unchanged:
+            writer.delete(first, last)
+        self._connected.write(writer.requests(), self._guard)
+        return compared.changed
+
+    def _write(self, table: Table, changes: Iterable[Change], standing: Mapping[Key, Row], now: int) -> None:
+        writer = Writer(self._connected, table, now)
+
+        def requests() -> Iterator[Request]:
+            doomed = []
+            for change in changes:
+                if change.delete:
+                    doomed.append(change.key)
+                else:
+                    writer.change(change, stands=change.key in standing)
+                    # Sent while the next are being made.
+                    yield from writer.requests(full=True)
+            for first, last in runs(table, doomed, self._reader):
+                writer.delete(first, last)
+            yield from writer.requests()
+
+        self._connected.write(requests(), self._guard)
+
+    def _refuse_ahead(self, table: Table, changes: Sequence[Change], now: int) -> None:
+        """Look, where a write did not take, for a cell that is ahead of the clock. Raises `ClockAhead`.
+
+        A cell that is ahead by less is left to the rounds and the retry: time heals it.
+        """
+        for change in changes[:_SUSPECTS]:
+            found = ahead(table, change.key, self._times(table, change), now)
+            if found is not None and found.by > self._tolerance:
+                raise found.error()
+
+    def _times(self, table: Table, change: Change) -> dict[str, int | None]:
+        """Read when the cells were written that the change is about.
+
+        Before Cassandra 5.0 the times of lists and maps cannot be asked for: such rows stay unsettled unexplained.
+        """
+        statements = self._connected.shape(table).statements
+        timed = statements.timed(of_collections=self._connected.version >= _TIMES_OF_COLLECTIONS)
+        about = {*change.put, *change.clear, *change.drop}
+        columns = tuple(c for c in timed if change.delete or c in about)
+        if not columns:
+            return {}
+        cells = key_cells(table, table.key, change.key)
+        raws = list(self._connected.read(self._connected.bound(statements.times(columns), cells)).current_rows)
+        if not raws:
+            return {}
+        times, maps = raws[0][: len(columns)], raws[0][len(columns) :]
+        result = {column: latest(time) for column, time in zip(columns, times, strict=True)}
+        codec = self._connected.shape(table).codec
+        for column, entries in zip([c for c in columns if table.columns[c].is_map], maps, strict=True):
+            if entries is not None and not change.delete and column not in change.clear:
+                by_entry = dict(zip(codec.decoded(column, entries), times[columns.index(column)], strict=True))
+                touched = {*change.put.get(column, ()), *change.drop.get(column, ())}
+                result[column] = max((time for entry, time in by_entry.items() if entry in touched), default=None)
+        return result
+
+    def _refuse(self, found: Ahead | None) -> None:
+        """Refuse to delete a row of which a part would stay."""
+        if found is None:
+            return
+        if found.by > self._tolerance:
+            raise found.error()
+        raise Unsettled(
+            f"{found.table.name} {found.key!r}: {found.column} was written by a clock that is ahead of ours"
+        )
+
+
+class _Compared:
+    """Rows as they stand now beside rows as they were: which may go, in ranges, and which were changed."""
+
+    def __init__(self, connected: Connected, table: Table, given: Mapping[Key, Row], now: int) -> None:
+        shape = connected.shape(table)
+        of_collections = connected.version >= _TIMES_OF_COLLECTIONS
+        self._table, self._codec, self._given, self._now = table, shape.codec, given, now
+        self._columns = shape.statements.timed(of_collections=of_collections)
+        self.times = shape.statements.latest(of_collections=of_collections)
+        self.unchanged: list[tuple[Key, Key]] = []
+        self.changed: list[Row] = []
+        self.ahead: Ahead | None = None
+
+    def in_order(self, raws: Iterable[Any]) -> None:
+        """Take the next rows of one slice."""
+        self.unchanged.extend(joined(map(self._key_if_unchanged, raws)))
+
+    def _key_if_unchanged(self, raw: Any) -> Key | None:
+        key = self._codec.key_of(raw)
+        given = self._given.get(key)
+        if given is None:
+            return None
+        width = len(self._codec.order)
+        row = self._codec.row(raw[:width])
+        if not same(row, given):
+            self.changed.append(row)
+            return None
+        times = raw[width:]
+        if max((time for time in times if time is not None), default=0) >= self._now:
+            found = ahead(self._table, key, dict(zip(self._columns, times, strict=True)), self._now)
+            if found is not None and (self.ahead is None or found.by > self.ahead.by):
+                self.ahead = found
+        return key
+
+
+def _effective(
+    table: Table, asked: Collection[Key], standing: Mapping[Key, Row], changes: Iterable[Change]
+) -> dict[Key, Change]:
+    """Give the changes that change anything, by key. Raises `ValueError` for a row that was not asked for."""
+    result: dict[Key, Change] = {}
+    for change in changes:
+        if change.key not in asked or change.key in result:
+            raise ValueError(f"{table.name} {change.key!r}: a change of a row that was not asked for, or a second one")
+        current = standing.get(change.key)
+        if current is None:
+            if not change.delete:
+                result[change.key] = change
+            continue
+        put = _put(table, current, change.put)
+        if put or change.clear or change.drop or change.delete:
+            result[change.key] = change if put is change.put else Change(change.key, put, change.clear, change.drop)
+    return result
+
+
+def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Change]) -> dict[Key, Row | None]:
+    """Give what the changed rows will be if nobody else writes them; None: gone."""
+    result: dict[Key, Row | None] = {}
+    for key, change in changes.items():
+        current = standing.get(key)
+        if change.delete:
+            result[key] = None
+            continue
+        row: Row = dict(zip(table.key, key, strict=True)) if current is None else dict(current)
+        for column in change.drop.keys() | change.clear:
+            dropped = change.drop.get(column, ()) if column not in change.clear else row.get(column, ())
+            row[column] = merged_map(row, column, {}, dropped) if table.columns[column].is_map else None
+        for column, value in change.put.items():
+            row[column] = merged_map(row, column, change.put, ()) if table.columns[column].is_map else value
+        for column in _FLOATS.get(table, ()):
+            if column in change.put:
+                row[column] = as_stored(Kind.FLOAT, row[column])
+        result[key] = {column: value for column, value in row.items() if value is not None and value not in ([], {})}
+    return result
+
+
+def _is_as_expected(expected: Mapping[Key, Row | None], standing: Mapping[Key, Row]) -> bool:
+    return all(_is_same(standing.get(key), row) for key, row in expected.items())
+
+
+def _is_same(one: Row | None, other: Row | None) -> bool:
+    return one == other or (one is not None and other is not None and same(one, other))
+
+
+_FLOATS: Final = {
+    table: tuple(c for c, kind in table.columns.items() if kind is Kind.FLOAT)
+    for table in TABLES.values()
+    if Kind.FLOAT in table.columns.values()
+}
+
+
+def _put(table: Table, current: Row, put: Row) -> Row:
+    """Leave out what stands there already, to the 32 bits of a FLOAT: it would never settle."""
+    for column in _FLOATS.get(table, ()):
+        if column in put and column in current:
+            stored = as_stored(Kind.FLOAT, put[column])
+            if same({column: stored}, {column: current[column]}):
+                put = {name: value for name, value in put.items() if name != column}
+    return put
+
+
+def _distinct(table: Table, rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Part rows so that no part has a key twice: of two with one key the later one counts, and gets a later time."""
+    part: dict[Key, Row] = {}
+    for row in rows:
+        key = table.key_of(row)
+        if key in part:
+            yield list(part.values())
+            part = {}
+        part[key] = row
+    if part:
+        yield list(part.values())
+
+
+def _unsettled(changes: Mapping[Key, Change]) -> str:
+    key, change = next(iter(changes.items()))
+    columns = ", ".join(sorted({*change.put, *change.clear, *change.drop})) or "the row"
+    return (
+        f"{len(changes)} rows would not settle, {key!r} ({columns}) among them: they are written as fast as they are "
+        "read, or were written or deleted by a clock that is ahead of ours"
+    )
+
+
+def _replication(connected: Connected) -> str:
+    """Give one copy in the data centre that we speak to, as Sunbird's migrations do. Production has its own."""
+    centres = sorted({host.datacenter for host in connected.cluster.metadata.all_hosts() if host.datacenter})
+    centre = connected.place.dc or centres[0]
+    if centre not in centres:
+        raise Refused(f"there is no data centre {centre!r}; the cluster has {', '.join(centres)}")
+    return f"{{'class': 'NetworkTopologyStrategy', '{centre}': 1}}"
+
+
+def _schema(names: Mapping[str, str]) -> Iterator[str]:
+    lines = Path(__file__).with_name("schema.cql").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("--"))
+    for name, physical in names.items():
+        text = text.replace(f"@{name}@", physical)
+    return (statement.strip() for statement in text.split(";") if statement.strip())

@@ -1,0 +1,178 @@
+"""Reading learner rows from Cassandra: slices, rows by key, ranges."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+from lern.errors import BadRow
+from lern.store.cassandra_codec import Cell, integer, sequence, text, tuple_of
+from lern.store.cassandra_session import Connected, Request, Shape, translated
+from lern.store.cassandra_statements import SPREAD
+from lern.store.tables import Key, Row, Table
+
+# Rows that one query asks for by their keys.
+_KEYS_AT_ONCE: Final = 500
+
+# Of the rows of one user in several partitions: how many combinations of partition and place one query may ask for.
+# Most of them do not stand; a query for each partition costs more.
+_COMBINATIONS: Final = 512
+
+
+class Reader:
+    """Reads through one session."""
+
+    def __init__(self, connected: Connected) -> None:
+        """Take the session."""
+        self._connected = connected
+
+    def rows(self, table: Table, where: Key, after: Key | None, limit: int | None) -> list[Row]:
+        """Read one slice in its order; see `Store.rows`."""
+        narrowed = where[len(table.slice) :]
+        if after is not None:
+            before, after = after[: len(narrowed)], after[len(narrowed) :]
+            # The place is outside what was narrowed to: everything there lies beyond it, or nothing.
+            if before < narrowed:
+                after = None
+            elif before > narrowed or not after:
+                return []
+        if limit is not None and limit <= 0:
+            return []
+        shape = self._connected.shape(table)
+        cql = shape.statements.rows(len(where), after=after is not None, limit=limit is not None)
+        names = (*table.slice, *table.order)
+        cells: list[Cell] = key_cells(table, names, (*where, *(after or ())))
+        if limit is not None:
+            cells.append(integer(limit))
+        result = self._connected.read(self._connected.bound(cql, cells))
+        return [shape.codec.row(raw) for raw in raw_rows(result)]
+
+    def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
+        """Read rows by primary key."""
+        codec = self._connected.shape(table).codec
+        return {key: codec.row(raw) for key, raw in self.raw(table, keys)}
+
+    def raw(self, table: Table, keys: Collection[Key], times: Sequence[str] = ()) -> Iterator[tuple[Key, Any]]:
+        """Read rows by primary key, as the driver gives them, with what `times` selects at their ends."""
+        wanted = frozenset(keys)
+        shape = self._connected.shape(table)
+        requests = self._spread(shape, wanted, times) if table.name in SPREAD else self._places(shape, wanted, times)
+        for result in self._connected.reads(requests):
+            for raw in raw_rows(result):
+                key = shape.codec.key_of(raw)
+                if key in wanted:
+                    yield key, raw
+
+    def between(self, table: Table, first: Key, last: Key, times: Sequence[str]) -> Iterator[Any]:
+        """Read the rows of a slice from one key to another in order, as the driver gives them."""
+        cql = self._connected.shape(table).statements.between(times)
+        return raw_rows(self._connected.read(self._connected.bound(cql, range_cells(table, first, last))))
+
+    def places_between(self, table: Table, first: Key, last: Key) -> Iterator[Key]:
+        """Read which places of a slice are taken, in order."""
+        cql = self._connected.shape(table).statements.places_between
+        result = self._connected.read(self._connected.bound(cql, range_cells(table, first, last)))
+        return map(tuple, raw_rows(result))
+
+    def scan(self, table: Table) -> Iterator[Row]:
+        """Read every row, a page at a time."""
+        shape = self._connected.shape(table)
+        result = self._connected.read(self._connected.bound(shape.statements.scan, []))
+        return map(shape.codec.row, raw_rows(result))
+
+    def _places(self, shape: Shape, keys: Iterable[Key], times: Sequence[str]) -> Iterator[Request]:
+        """Ask slice by slice."""
+        table = shape.codec.table
+        for where, group in by_slice(table, keys).items():
+            for start in range(0, len(group), _KEYS_AT_ONCE):
+                places = [place_of(table, key) for key in group[start : start + _KEYS_AT_ONCE]]
+                cells: list[Cell] = key_cells(table, table.slice, where)
+                if table.order:
+                    cells.append(_places_cell(table, places))
+                yield Request(self._connected.bound(shape.statements.read(times), cells), sum(map(len, cells)))
+
+    def _spread(self, shape: Shape, keys: Iterable[Key], times: Sequence[str]) -> Iterator[Request]:
+        """Ask for several partitions of one user together."""
+        table = shape.codec.table
+        spread = table.key.index(SPREAD[table.name])
+        place = table.key.index(table.order[0])
+        fixed = [i for i in range(len(table.key)) if i not in {spread, place}]
+        users: dict[Key, list[Key]] = {}
+        for key in sorted(keys):
+            users.setdefault(tuple(key[i] for i in fixed), []).append(key)
+        names = tuple(table.key[i] for i in fixed)
+        for user, group in users.items():
+            for spreads, places in _combined((key[spread], key[place]) for key in group):
+                cells = key_cells(table, names, user)
+                cells += [_texts(table, table.key[spread], spreads), _texts(table, table.key[place], places)]
+                yield Request(self._connected.bound(shape.statements.read_spread(times), cells), sum(map(len, cells)))
+
+
+def by_slice(table: Table, keys: Iterable[Key]) -> dict[Key, list[Key]]:
+    """Give primary keys by the slice that they stand in."""
+    indices = [table.key.index(column) for column in table.slice]
+    groups: dict[Key, list[Key]] = {}
+    for key in keys:
+        groups.setdefault(tuple([key[i] for i in indices]), []).append(key)
+    return groups
+
+
+def place_of(table: Table, key: Key) -> Key:
+    """Give the place in its slice of a primary key."""
+    return tuple([key[table.key.index(column)] for column in table.order])
+
+
+def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[Cell]:
+    """Encode parts of a primary key. Raises `BadRow` for what is no text."""
+    try:
+        return [text(part) for part in parts]
+    except ValueError:
+        for column, part in zip(columns, parts, strict=False):
+            try:
+                text(part)
+            except ValueError as error:
+                raise BadRow(table.name, parts, column, str(error)) from error
+        raise
+
+
+def range_cells(table: Table, first: Key, last: Key) -> list[Cell]:
+    """Encode a range of one slice: the slice, the first place, the last place."""
+    slice_of = itemgetter(*(table.key.index(column) for column in table.slice))
+    where = slice_of(first)
+    cells = key_cells(table, table.slice, where if isinstance(where, tuple) else (where,))
+    return (
+        cells
+        + key_cells(table, table.order, place_of(table, first))
+        + key_cells(table, table.order, place_of(table, last))
+    )
+
+
+def raw_rows(result: Any) -> Iterator[Any]:
+    """Give the rows of all pages; the next page is asked for when the one before is used up."""
+    while True:
+        yield from result.current_rows
+        if not result.has_more_pages:
+            return
+        with translated(writing=False):
+            result.fetch_next_page()
+
+
+def _places_cell(table: Table, places: Sequence[Key]) -> bytes:
+    encoded = [key_cells(table, table.order, place) for place in places]
+    return sequence([parts[0] if len(parts) == 1 else tuple_of(parts) for parts in encoded])
+
+
+def _texts(table: Table, column: str, parts: Iterable[str]) -> bytes:
+    return sequence([key_cells(table, (column,), (part,))[0] for part in parts])
+
+
+def _combined(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], list[str]]]:
+    """Put pairs into groups whose products stay small: each group asks for every left with every right."""
+    lefts: dict[str, None] = {}
+    rights: dict[str, None] = {}
+    for left, right in pairs:
+        if len(lefts | {left: None}) * len(rights | {right: None}) > _COMBINATIONS:
+            yield list(lefts), list(rights)
+            lefts, rights = {}, {}
+        lefts[left] = rights[right] = None
+    if lefts:
+        yield list(lefts), list(rights)

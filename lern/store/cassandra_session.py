@@ -1,0 +1,299 @@
+"""The connection to Cassandra: one session per process, prepared statements, what failures mean."""
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cassandra import (
+    AuthenticationFailed,
+    ConsistencyLevel,
+    DriverException,
+    OperationTimedOut,
+    ProtocolVersion,
+    RequestValidationException,
+    Unavailable,
+    UnresolvableContactPoints,
+)
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.connection import ConnectionBusy, ConnectionException, DefaultEndPoint, ProtocolError
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    DCAwareRoundRobinPolicy,
+    FallthroughRetryPolicy,
+    RetryPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.pool import NoConnectionsAvailable
+from cassandra.protocol import ErrorMessage, SyntaxException
+from cassandra.query import BatchStatement, BatchType, BoundStatement
+
+from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.store.cassandra_codec import PROTOCOL, Cell, Codec
+from lern.store.cassandra_layout import find
+from lern.store.cassandra_place import Place
+from lern.store.cassandra_statements import Statements
+from lern.store.tables import Table
+
+# What may be on its way at once. More would only queue in the driver, whose connection refuses what it cannot send.
+MOST_REQUESTS: Final = 32
+MOST_BYTES: Final = 4 * 1024 * 1024
+
+# Rows of one page: a read of any length is held in memory a page at a time.
+PAGE: Final = 1000
+
+# How often (s) a lost node is tried again. The driver's own default waits up to ten minutes.
+_RECONNECT: Final = 1.0
+_HEARTBEAT: Final = 10
+
+_READ: Final = EXEC_PROFILE_DEFAULT
+_WRITE: Final = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A statement to be sent, and about how many bytes it is."""
+
+    statement: BoundStatement | BatchStatement
+    size: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One table in one session: how its rows are encoded, and its statements."""
+
+    codec: Codec
+    statements: Statements
+    partition: tuple[int, ...]
+    """Where in the primary key the columns of the partition key are."""
+
+
+class Sessions:
+    """Gives each process a session of its own, opened at its first use.
+
+    Connections do not cross a fork: the driver's threads stay behind, and what a child wrote would go into the
+    parent's conversation. A child keeps the parent's session untouched, as closing it would end it for both.
+    """
+
+    def __init__(self, place: Place, names: Mapping[str, str]) -> None:
+        """Remember where the cluster is. Nothing is opened yet."""
+        self.place = place
+        self.names = names
+        self._by_process: dict[int, Connected] = {}
+
+    def connected(self) -> "Connected":
+        """Give this process's session. Raises `Unreachable` when no node answers."""
+        pid = os.getpid()
+        session = self._by_process.get(pid)
+        if session is None:
+            opened = Connected(self.place, self.names)
+            # Two threads may both have opened one: the first to be kept is used by both.
+            session = self._by_process.setdefault(pid, opened)
+            if session is not opened:
+                opened.close()
+        return session
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        session = self._by_process.pop(os.getpid(), None)
+        if session is not None:
+            session.close()
+
+
+class Connected:
+    """A session of the driver, with the statements that were prepared in it."""
+
+    def __init__(self, place: Place, names: Mapping[str, str]) -> None:
+        """Connect. Raises `Unreachable` when no node answers."""
+        self.place = place
+        self._names = names
+        self._prepared: dict[str, Any] = {}
+        self._shapes: dict[Table, Shape] = {}
+        self.cluster = _cluster(place)
+        try:
+            with translated(writing=False):
+                self.session = self.cluster.connect()
+        except BaseException:
+            self.cluster.shutdown()
+            raise
+        self.session.client_protocol_handler = PROTOCOL
+        self.session.default_fetch_size = PAGE
+
+    @property
+    def keyspace(self) -> Any:
+        """The driver's metadata of the keyspace; None if there is none."""
+        return self.cluster.metadata.keyspaces.get(self.place.keyspace)
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The lowest version of the cluster's nodes, (5, 0) for 5.0.5."""
+        versions = [host.release_version for host in self.cluster.metadata.all_hosts() if host.release_version]
+        return min((tuple(int(part) for part in version.split(".")[:2]) for version in versions), default=(0, 0))
+
+    def shape(self, table: Table) -> Shape:
+        """Give the table as it stands here. Raises `Refused` if we cannot work with it."""
+        shape = self._shapes.get(table)
+        if shape is None:
+            found = find(self.keyspace, table, self._names.get(table.name, table.name))
+            codec = Codec(table, found)
+            partition = tuple(table.key.index(column) for column in found.layout.partition)
+            statements = Statements(self.place.keyspace, table, found, codec.order)
+            shape = self._shapes[table] = Shape(codec, statements, partition)
+        return shape
+
+    def bound(self, cql: str, cells: Sequence[Cell]) -> BoundStatement:
+        """Give a prepared statement with its encoded values."""
+        prepared = self._prepared.get(cql)
+        if prepared is None:
+            with translated(writing=False):
+                prepared = self._prepared[cql] = self.session.prepare(cql)
+        statement = BoundStatement(prepared)
+        statement.values = cells
+        return statement
+
+    def read(self, statement: BoundStatement) -> Any:
+        """Run one read. Gives the driver's result."""
+        with translated(writing=False):
+            return self.session.execute(statement)
+
+    def reads(self, requests: Iterable[Request]) -> Iterator[Any]:
+        """Run reads side by side. Gives the driver's results, in the order of the requests."""
+        return self._in_order(requests, _READ, lambda: None, writing=False)
+
+    def write(self, requests: Iterable[Request], guard: Callable[[], None]) -> None:
+        """Run writes side by side, and return when all are confirmed. `guard` is called before each."""
+        for _ in self._in_order(requests, _WRITE, guard, writing=True):
+            pass
+
+    def execute(self, cql: str) -> None:
+        """Run a statement that changes the schema."""
+        with translated(writing=True):
+            self.session.execute(cql, timeout=60)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.cluster.shutdown()
+
+    def _in_order(
+        self, requests: Iterable[Request], profile: object, guard: Callable[[], None], *, writing: bool
+    ) -> Iterator[Any]:
+        waiting: deque[tuple[Any, int]] = deque()
+        size = 0
+        try:
+            for request in requests:
+                while waiting and (len(waiting) >= MOST_REQUESTS or size + request.size > MOST_BYTES):
+                    future, done = waiting.popleft()
+                    size -= done
+                    with translated(writing=writing):
+                        result = future.result()
+                    yield result
+                guard()
+                with translated(writing=writing):
+                    waiting.append(
+                        (self.session.execute_async(request.statement, execution_profile=profile), request.size)
+                    )
+                size += request.size
+            while waiting:
+                future, _ = waiting.popleft()
+                with translated(writing=writing):
+                    result = future.result()
+                yield result
+        finally:
+            # Nobody is to be told that we have failed while writes of ours are still on their way.
+            for future, _ in waiting:
+                with suppress(Exception):
+                    future.result()
+
+
+def batch(statements: Collection[BoundStatement]) -> BoundStatement | BatchStatement:
+    """Put statements on one partition together: they become one mutation, which has no use for the batch log."""
+    if len(statements) == 1:
+        return next(iter(statements))
+    result = BatchStatement(BatchType.UNLOGGED)
+    for statement in statements:
+        result.add(statement)
+    return result
+
+
+def _as_they_are(_names: Sequence[str], rows: Sequence[Any]) -> Sequence[Any]:
+    return rows
+
+
+def _cluster(place: Place) -> Cluster:
+    consistency = ConsistencyLevel.name_to_value[place.consistency]
+
+    def profile(retry: Any) -> ExecutionProfile:
+        policy = DCAwareRoundRobinPolicy(local_dc=place.dc) if place.dc else DCAwareRoundRobinPolicy()
+        return ExecutionProfile(
+            load_balancing_policy=TokenAwarePolicy(policy),
+            retry_policy=retry,
+            consistency_level=consistency,
+            request_timeout=place.request_timeout,
+            row_factory=_as_they_are,
+        )
+
+    return Cluster(
+        [DefaultEndPoint(host, port) for host, port in place.hosts],
+        port=place.hosts[0][1],
+        # What Cassandra 4.0 and later speak. Left to itself, the driver begins with what no Cassandra speaks.
+        protocol_version=ProtocolVersion.V5,
+        # A write is never repeated by the driver, nor sent twice to be faster: a list written twice with one time is
+        # doubled. Reads are tried on the next node.
+        execution_profiles={_READ: profile(RetryPolicy()), _WRITE: profile(FallthroughRetryPolicy())},
+        auth_provider=PlainTextAuthProvider(place.user, place.password) if place.user else None,
+        ssl_context=place.tls,
+        connect_timeout=place.connect_timeout,
+        control_connection_timeout=place.connect_timeout,
+        reconnection_policy=ConstantReconnectionPolicy(_RECONNECT, max_attempts=None),
+        idle_heartbeat_interval=_HEARTBEAT,
+        idle_heartbeat_timeout=_HEARTBEAT,
+        # The driver leaves it off, and a large batch then waits 40 ms for the acknowledgement of its first part.
+        sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+    )
+
+
+# The driver's errors have no common base.
+_ERRORS: Final = (
+    DriverException,
+    ErrorMessage,
+    NoHostAvailable,
+    ConnectionException,
+    ConnectionBusy,
+    NoConnectionsAvailable,
+    ProtocolError,
+)
+# No node answers, or too few. `OperationTimedOut` is not among them: what it means depends on what was asked.
+_AWAY: Final = (NoHostAvailable, ConnectionException, Unavailable, UnresolvableContactPoints)
+# What the same statement will always be told.
+_WRONG: Final = (RequestValidationException, SyntaxException, AuthenticationFailed)
+
+
+@contextmanager
+def translated(*, writing: bool) -> Iterator[None]:
+    """Raise what the driver says as this system's errors: `Unreachable`, `Transient` or `Refused`."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise _meaning(error, writing=writing) from error
+
+
+def _meaning(error: Exception, *, writing: bool) -> LernError:
+    problem = f"{type(error).__name__}: {error}"
+    if isinstance(error, _WRONG) or _is_refused_login(error):
+        return Refused(f"Cassandra refuses: {problem}")
+    # No answer at all: to a read, that the server is away; to a write, that nobody knows whether it was done.
+    if isinstance(error, _AWAY) or (isinstance(error, OperationTimedOut) and not writing):
+        return Unreachable("store", problem)
+    return Transient(f"store: {problem}")
+
+
+def _is_refused_login(error: Exception) -> bool:
+    """Tell whether every node that was tried refused user and password."""
+    causes = (
+        list(error.errors.values()) if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict) else []
+    )
+    return bool(causes) and all(isinstance(cause, AuthenticationFailed) for cause in causes)
