@@ -4,7 +4,7 @@ A cell goes back only where it still holds what the undone run left there. What 
 stays, and is reported.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -67,7 +67,6 @@ class UndoChunk:
     def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
         """Put the rows back, table by table."""
         reports: dict[tuple[str, Key, str], None] = {}
-        restored = 0
         with store.unit(guard) as unit:
             for table in dict.fromkeys(item.table for item in self.items):
                 by_key = {item.key: item for item in self.items if item.table is table}
@@ -79,9 +78,14 @@ class UndoChunk:
                         if way.change is not None:
                             yield way.change
 
-                restored += unit.settle(table, by_key.keys(), decide)
+                unit.settle(table, by_key.keys(), decide)
         warnings = tuple(f"{name} {list(key)}: {column} was changed since and stays" for name, key, column in reports)
-        return Carried({"restored": restored, "kept": len(reports)}, self.contributed, warnings)
+        return Carried({"restored": self._restored(reports), "kept": len(reports)}, self.contributed, warnings)
+
+    def _restored(self, reports: Collection[tuple[str, Key, str]]) -> int:
+        """Count the rows that are as before. By the journal: who finishes a chunk of the dead finds less to write."""
+        kept = {(name, key) for name, key, _ in reports}
+        return sum(not same(i.before, i.after) and (i.table.name, i.key) not in kept for i in self.items)
 
 
 @dataclass(frozen=True)
