@@ -1,0 +1,42 @@
+"""Places to merge in: a data directory of its own for each test, and a Redis that nobody else uses."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.place import Place
+from tests.servers.redis import RedisServer
+
+MakePlace = Callable[..., Place]
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A directory in memory, where there is one: what is copied hundreds of times need not reach a disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+    made = Path(tempfile.mkdtemp(prefix="lern-", dir=memory if memory.is_dir() else None))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def make_place(quick_path: Path, own_redis: RedisServer) -> Iterator[MakePlace]:
+    """Makes places with the settings given, each in a directory of its own; they share the test's Redis."""
+    with ExitStack() as ends:
+
+        def make(**settings: str) -> Place:
+            made = Place.at(Path(tempfile.mkdtemp(dir=quick_path)), own_redis.url, **settings).create()
+            ends.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def place(make_place: MakePlace) -> Place:
+    """A place with the settings as they are by default."""
+    return make_place()

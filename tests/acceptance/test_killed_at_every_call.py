@@ -1,0 +1,186 @@
+"""Killed with SIGKILL at call 1, 2, 3 … of a piece of work, and carried on by others: it ends as if nothing had been.
+
+All points, none left out. What counts as a call says `tests.acceptance.calls`; what happens after the death
+says `tests.acceptance.dying`, where the work is done.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lern.undo import request
+from tasks.step import now_ms
+from tests.acceptance.dying import Plan
+from tests.acceptance.place import Place, message
+from tests.accounts import RELATIONS, account, two_accounts
+from tests.servers.redis import RedisServer
+from workflows.intake import judge
+
+ROOT = Path(__file__).parents[2]
+SHARDS = min(os.cpu_count() or 1, 4)
+
+End = dict[str, Any]
+
+
+@dataclass
+class Ends:
+    """How everything stood after the undisturbed work, and after each death."""
+
+    undisturbed: End
+    calls: list[str]
+    after: dict[int, End]
+
+    def unlike(self, expected: End) -> dict[str, list[str]]:
+        """What ended otherwise than expected: the difference, and the calls at which the process had died."""
+        found: dict[str, list[str]] = {}
+        for point, end in sorted(self.after.items()):
+            for difference in _differences(expected, end):
+                found.setdefault(difference, []).append(f"{point}: {self.calls[point - 1]}")
+        return found
+
+
+@dataclass
+class Killing:
+    """A prepared data directory, and a Redis for each of the programs that work on copies of it."""
+
+    path: Path
+    servers: Sequence[RedisServer]
+
+    def prepare(self, **settings: str) -> Place:
+        """Make the data directory; the test fills it and closes it."""
+        return Place.at(self.path / "template", self.servers[0].url, **settings).create()
+
+    def everywhere(self, place: Place, work: Sequence[str], runs: Sequence[str], *between: Sequence[str]) -> Ends:
+        """Do some work undisturbed, then die at each of its calls."""
+        place.close()
+        for server in self.servers:
+            at = Place.at(self.path / "template", server.url)
+            at.load([], RELATIONS)
+            at.close()
+        calls = self._all([[]], place, work, runs, between)[0]["calls"]
+        points = range(1, len(calls) + 1)
+        told = self._all([points[shard::SHARDS] for shard in range(SHARDS)], place, work, runs, between)
+        ends = {end.pop("point"): end for end in told}
+        undisturbed = ends.pop(0)
+        assert undisturbed.pop("calls") == calls, "the work does not make the same calls every time"
+        assert list(points) == sorted(ends)
+        return Ends(undisturbed, calls, ends)
+
+    def _all(
+        self,
+        shards: Sequence[Sequence[int]],
+        place: Place,
+        work: Sequence[str],
+        runs: Sequence[str],
+        between: Sequence[Sequence[str]],
+    ) -> list[dict[str, Any]]:
+        """Let programs go through their points, all at once."""
+        with ExitStack() as ends:
+            programs = []
+            for number, (points, server) in enumerate(zip(shards, self.servers, strict=False)):
+                environ = {**place.settings.environ(), "LERN_BROKER_URL": server.url}
+                plan = Plan(str(self.path / "template"), str(self.path), work, environ, runs, between, list(points))
+                program = subprocess.Popen(
+                    [sys.executable, "-m", "tests.acceptance.dying", plan.write(self.path / f"plan-{number}.json")],
+                    cwd=ROOT,
+                    stdout=ends.enter_context((self.path / f"told-{number}").open("w+")),
+                    stderr=ends.enter_context((self.path / f"said-{number}").open("w+")),
+                )
+                ends.callback(program.wait)
+                ends.callback(program.kill)
+                programs.append(program)
+            for number, program in enumerate(programs):
+                assert program.wait() == 0, (self.path / f"said-{number}").read_text()[-4000:]
+        told = [self.path / f"told-{number}" for number in range(len(programs))]
+        return [json.loads(line) for file in told for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def killing(quick_path: Path) -> Iterator[Killing]:
+    with ExitStack() as ends:
+        servers = []
+        for number in range(SHARDS):
+            (home := quick_path / f"redis-{number}").mkdir()
+            server = RedisServer(home)
+            ends.callback(server.kill)
+            server.start()
+            server.vouch()
+            servers.append(server)
+        yield Killing(quick_path, servers)
+
+
+def run_of(place: Place, source: str, target: str, mid: str) -> str:
+    """The id that the run of an event gets."""
+    return judge(message(source, target, mid), place.settings).id  # type: ignore[union-attr]  # a good event
+
+
+@pytest.mark.parametrize("settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep"}, {"chunk_rows": "2"}], ids=str)
+def test_a_merge_ends_as_if_undisturbed(killing: Killing, settings: dict[str, str]) -> None:
+    place = killing.prepare(**settings)
+    place.load(two_accounts("from", "to"))
+    run = run_of(place, "from", "to", "m")
+    ends = killing.everywhere(place, ["merge", "from", "to", "m"], [run])
+
+    assert ends.undisturbed["runs"][run]["state"] == "succeeded"
+    assert set(ends.undisturbed["left_over"].values()) == {0}
+    assert {topic: len(events) for topic, events in ends.undisturbed["sent"].items()} == {
+        "dev.coursebatch.job.request": 2,
+        "dev.issue.certificate.request": 1,
+        "dev.telemetry.raw": 1,
+    }
+    assert ends.unlike(ends.undisturbed) == {}
+
+
+def test_an_undo_ends_with_the_rows_of_before(killing: Killing) -> None:
+    place = killing.prepare(merge_tables="current,legacy")
+    place.load(two_accounts("from", "to"), RELATIONS)
+    before = place.tables()
+    merge = place.merge("from", "to")
+    assert place.tables() != before
+    undo = request(place.services.ledger, merge, now_ms()).run_id
+    ends = killing.everywhere(place, ["undo", merge], [merge, undo])
+
+    assert ends.undisturbed["tables"] == json.loads(json.dumps(before))
+    assert ends.undisturbed["runs"][merge]["state"] == "undone"
+    assert ends.undisturbed["runs"][undo]["state"] == "succeeded"
+    assert ends.undisturbed["merged_into"] == {"from": "from", "to": "to"}
+    assert ends.unlike(ends.undisturbed) == {}
+
+
+def test_another_merge_into_the_same_account_comes_before_the_killed_one_is_tried_again(killing: Killing) -> None:
+    """Nothing may be planned over the chunk that the dead has left unfinished: that would lose rows."""
+    place = killing.prepare()
+    for user in ("first", "second", "to"):
+        place.load(account(user, ["course-1", user]))
+    first, second = run_of(place, "first", "to", "m1"), run_of(place, "second", "to", "m2")
+    ends = killing.everywhere(place, ["merge", "first", "to", "m1"], [first, second], ["merge", "second", "to", "m2"])
+
+    settings = place.settings.environ()
+    reference = Place.at(killing.path / "template", settings["LERN_BROKER_URL"])
+    reference.merge("first", "to", "m1")
+    reference.merge("second", "to", "m2")
+    expected = {"tables": json.loads(json.dumps(reference.tables()))}
+    reference.close()
+    assert ends.unlike(expected) == {}
+    for end in ends.after.values():
+        assert {run["state"] for run in end["runs"].values()} == {"succeeded"}
+
+
+def _differences(expected: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Name everything in which the found value differs from what was expected of it."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in expected.keys() | (found.keys() if path else expected.keys()):
+            yield from _differences(expected.get(key), found.get(key), f"{path}/{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from _differences(one, other, f"{path}/{place}")
+    elif expected != found:
+        yield f"{path}: {found!r} instead of {expected!r}"
