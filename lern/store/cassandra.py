@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from lern.errors import Refused, Unsettled
-from lern.store.base import Change, Decide
+from lern.store.base import Change, Decide, Part, Swap
 from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
 from lern.store.cassandra_codec import as_stored
 from lern.store.cassandra_layout import layout_problems
 from lern.store.cassandra_place import Place
 from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of
 from lern.store.cassandra_session import Connected, Request, Sessions
-from lern.store.cassandra_writing import Writer, joined, runs
+from lern.store.cassandra_writing import Writer, joined, runs, swapping
 from lern.store.sql_codec import merged_map, same
 from lern.store.tables import TABLES, Key, Kind, Row, Table
 
@@ -107,6 +107,24 @@ class CassandraStore:
     def scan(self, table: Table) -> Iterator[Row]:
         """Read every row, a page at a time."""
         return self._reader().scan(table)
+
+    def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
+        """Change the rows that are as expected, by lightweight transactions.
+
+        One after the other: those of one partition would only get into each other's way.
+        """
+        connected = self._sessions.connected()
+        made = set()
+        for swap in swaps:
+            statement = swapping(connected, table, swap)
+            guard()
+            if connected.swap(statement):
+                made.add(swap.key)
+        return frozenset(made)
+
+    def parts(self, table: Table, columns: Collection[str]) -> Iterator[Part]:
+        """Go through a table along its tokens, a page at a time."""
+        return self._reader().parts(table, columns)
 
     def close(self) -> None:
         """Close the connections of this process."""

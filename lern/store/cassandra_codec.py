@@ -80,6 +80,12 @@ class Codec:
         except (ValueError, TypeError, OverflowError, struct.error) as error:
             raise BadRow(self.table.name, key, column, str(error)) from error
 
+    def encode(self, column: str, value: Any, key: Key) -> Cell:
+        """Encode one value, None as null. Raises `BadRow`."""
+        cells: list[Cell] = [None]
+        self.fill(cells, {column: 0}, {} if value is None else {column: value}, key)
+        return cells[0]
+
     def decoded(self, column: str, value: Any) -> Any:
         """Read one value of a result row."""
         return next((decode(value) for name, decode in self._decoders if name == column), value)

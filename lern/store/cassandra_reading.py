@@ -1,11 +1,13 @@
 """Reading learner rows from Cassandra: slices, rows by key, ranges."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, Final
 
-from lern.errors import BadRow
-from lern.store.cassandra_codec import Cell, integer, sequence, text, tuple_of
+from lern.errors import BadRow, Refused
+from lern.store.base import Part
+from lern.store.cassandra_codec import Cell, Codec, integer, long, sequence, text, tuple_of
 from lern.store.cassandra_session import Connected, Request, Shape, translated
 from lern.store.cassandra_statements import SPREAD
 from lern.store.tables import Key, Row, Table
@@ -16,6 +18,11 @@ _KEYS_AT_ONCE: Final = 500
 # Of the rows of one user in several partitions: how many combinations of partition and place one query may ask for.
 # Most of them do not stand; a query for each partition costs more.
 _COMBINATIONS: Final = 512
+
+# Into how many ranges of tokens a table is parted to go through it. Tokens are all 64-bit numbers but the lowest.
+_PARTS: Final = 64
+_TOKENS: Final = 2**64
+_FIRST_TOKEN: Final = -(2**63)
 
 
 class Reader:
@@ -78,6 +85,21 @@ class Reader:
         shape = self._connected.shape(table)
         result = self._connected.read(self._connected.bound(shape.statements.scan, []))
         return map(shape.codec.row, raw_rows(result))
+
+    def parts(self, table: Table, columns: Collection[str]) -> Iterator[Part]:
+        """Read some columns of every row, along the tokens. Raises `Refused` where those are not Murmur3's."""
+        partitioner = self._connected.cluster.metadata.partitioner or ""
+        if not partitioner.endswith("Murmur3Partitioner"):
+            raise Refused(f"Cassandra: {table.name} cannot be gone through in parts with {partitioner}")
+        shape = self._connected.shape(table)
+        found = replace(shape.codec.found, columns=tuple(c for c in shape.codec.found.columns if c in columns))
+        codec = Codec(table, found)
+        cql = shape.statements.part(codec.order)
+        for number in range(_PARTS):
+            tokens = [long(_FIRST_TOKEN + _TOKENS * at // _PARTS - at // _PARTS) for at in (number, number + 1)]
+            result = self._connected.read(self._connected.bound(cql, tokens))
+            for page, is_last in pages(result):
+                yield Part([codec.row(raw) for raw in page], (number + is_last) / _PARTS)
 
     def _places(self, shape: Shape, keys: Iterable[Key], times: Sequence[str]) -> Iterator[Request]:
         """Ask slice by slice."""
@@ -147,10 +169,17 @@ def range_cells(table: Table, first: Key, last: Key) -> list[Cell]:
 
 
 def raw_rows(result: Any) -> Iterator[Any]:
-    """Give the rows of all pages; the next page is asked for when the one before is used up."""
+    """Give the rows of all pages."""
+    for page, _ in pages(result):
+        yield from page
+
+
+def pages(result: Any) -> Iterator[tuple[Sequence[Any], bool]]:
+    """Give the pages, and of each whether it is the last. The next is asked for when the one before is used up."""
     while True:
-        yield from result.current_rows
-        if not result.has_more_pages:
+        is_last = not result.has_more_pages
+        yield result.current_rows, is_last
+        if is_last:
             return
         with translated(writing=False):
             result.fetch_next_page()

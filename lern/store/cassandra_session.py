@@ -169,6 +169,11 @@ class Connected:
         for _ in self._in_order(requests, _WRITE, guard, writing=True):
             pass
 
+    def swap(self, statement: BoundStatement) -> bool:
+        """Run a conditional write; tell whether its condition was met."""
+        with translated(writing=True):
+            return bool(self.session.execute(statement, execution_profile=_WRITE).current_rows[0][0])
+
     def execute(self, cql: str) -> None:
         """Run a statement that changes the schema."""
         with translated(writing=True):
@@ -226,12 +231,15 @@ def _as_they_are(_names: Sequence[str], rows: Sequence[Any]) -> Sequence[Any]:
 def _cluster(place: Place) -> Cluster:
     consistency = ConsistencyLevel.name_to_value[place.consistency]
 
+    serial = ConsistencyLevel.LOCAL_SERIAL if place.consistency.startswith("LOCAL_") else ConsistencyLevel.SERIAL
+
     def profile(retry: Any) -> ExecutionProfile:
         policy = DCAwareRoundRobinPolicy(local_dc=place.dc) if place.dc else DCAwareRoundRobinPolicy()
         return ExecutionProfile(
             load_balancing_policy=TokenAwarePolicy(policy),
             retry_policy=retry,
             consistency_level=consistency,
+            serial_consistency_level=serial,
             request_timeout=place.request_timeout,
             row_factory=_as_they_are,
         )

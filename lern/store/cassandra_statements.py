@@ -69,6 +69,11 @@ class Statements:
         """Read the whole table."""
         return self._fill("scan")
 
+    def part(self, columns: Sequence[str]) -> str:
+        """Read some columns of everything between two tokens: above the first, up to the second."""
+        partition = ", ".join(self.found.layout.partition)
+        return self._fill("part", columns=", ".join(columns), partition=partition)
+
     def timed(self, *, of_collections: bool) -> tuple[str, ...]:
         """Give the columns whose write times can be asked for; those of collections only since Cassandra 5.0."""
         values = self.columns[len(self.table.key) :]
@@ -112,6 +117,10 @@ class Statements:
         sets = (*(f"{c} = ?" for c in self.whole), *(f"{c} = {c} + ?" for c in self.maps))
         places = {c: 1 + i for i, c in enumerate((*self.whole, *self.maps))}
         return Placed(self._fill("update", sets=", ".join(sets)), places)
+
+    def swap(self, put: Sequence[str], expected: Sequence[str]) -> str:
+        """Set columns of a row if others are as expected: the values, the key, what is expected."""
+        return self._fill("swap", sets=", ".join(f"{c} = ?" for c in put), is_expected=_is(expected))
 
     def drop(self, column: str) -> str:
         """Remove entries from a map: the time, a set of its keys, the key."""

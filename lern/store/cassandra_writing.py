@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final
 
-from lern.store.base import Change
+from cassandra.query import BoundStatement
+
+from lern.store.base import Change, Swap
 from lern.store.cassandra_codec import UNSET, Cell, Codec, long, sequence, text
 from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of, range_cells
 from lern.store.cassandra_session import Connected, Request, Shape, batch
@@ -120,6 +122,17 @@ class Writer:
         total = self._sizes[partition] = self._sizes.get(partition, 0) + size
         if total >= BATCH_BYTES:
             self._full.add(partition)
+
+
+def swapping(connected: Connected, table: Table, swap: Swap) -> BoundStatement:
+    """Give the conditional write of one row. Its time is Cassandra's: a condition cannot be given one."""
+    shape = connected.shape(table)
+    put, expected = tuple(swap.put), tuple(swap.expected)
+    encode = shape.codec.encode
+    cells = [encode(column, swap.put[column], swap.key) for column in put]
+    cells += key_cells(table, table.key, swap.key)
+    cells += [encode(column, swap.expected[column], swap.key) for column in expected]
+    return connected.bound(shape.statements.swap(put, expected), cells)
 
 
 def runs(table: Table, doomed: Collection[Key], reader: Reader) -> Iterator[tuple[Key, Key]]:
