@@ -211,7 +211,8 @@ def _carry_on(
         result["warnings"] = work.warnings
     deliver(services, run.id)
     held.check()
-    following = ledger.finish(run.id, name, generation, token, result, now_ms())
+    is_last = name == run.steps[-1]
+    following = ledger.finish(run.id, name, generation, token, result, now_ms(), durable=is_last)
     if following is None:
         _show(services, run.id, RunState("succeeded"))
         metrics.run_ended(run.workflow, "succeeded")

@@ -39,13 +39,26 @@ class Steps:
                 return Finished(run, attempts.results_of(connection, run).get(step, {}), run.steps[position + 1])
             return _take(connection, run, token, now, max_lost)
 
-    def finish(self, run_id: str, step: str, generation: int, token: str, result: Json, now: int) -> str | None:
-        """Mark a step as succeeded, durably, and give the next one (None: the run has succeeded).
+    def finish(
+        self,
+        run_id: str,
+        step: str,
+        generation: int,
+        token: str,
+        result: Json,
+        now: int,
+        *,
+        durable: bool = True,
+    ) -> str | None:
+        """Mark a step as succeeded and give the next one (None: the run has succeeded).
 
         `result` is JSON; its "warnings" (a list of texts) are added to the run's. Doing it again with the
-        same token gives the same answer. Raises `LockLost` if someone else has taken the step over.
+        same token gives the same answer. `durable=False`: the mark may be lost by a power failure (never by
+        the end of a process); then the step is done again and finds its chunks marked. That is as good
+        between two steps; nobody must be told that a run has succeeded before that is durable. Raises
+        `LockLost` if someone else has taken the step over.
         """
-        with self._database.write() as connection:
+        with self._database.write(durable=durable) as connection:
             run = runs.lock(connection, run_id)
             if run is None or not _holds(run, step, generation, token):
                 return _finished_before(connection, run, step, token)
