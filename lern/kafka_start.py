@@ -65,10 +65,10 @@ def parse(text: str) -> Start:
     raise Refused(f"--start {text!r}: {CHOICES} was expected")
 
 
-def begin(settings: Settings, topics: Sequence[str], start: Start | None) -> Mapping[str, int]:
+def begin(settings: Settings, topics: Sequence[str], start: Start | None) -> dict[str, dict[int, int]]:
     """See to it that the bridges' group has offsets for every topic; where it has any, nothing is changed.
 
-    Gives how many partitions of which topics were given a place to begin. Raises `Refused` where that is not said or
+    Gives the offsets that were committed, by topic and partition. Raises `Refused` where the place is not said or
     cannot be, `Unreachable` while Kafka or a topic is not there, `Transient` if another bridge was quicker.
     """
     group = settings.kafka_group_or_default
@@ -79,7 +79,7 @@ def begin(settings: Settings, topics: Sequence[str], start: Start | None) -> Map
             offsets |= _offsets(settings, reader, group, topic, start)
         if offsets:
             reader.commit(offsets)
-    return {topic: sum(name == topic for name, _ in offsets) for topic in new}
+    return {topic: {number: offset for (name, number), offset in offsets.items() if name == topic} for topic in new}
 
 
 def _offsets(

@@ -7,7 +7,7 @@ from typing import Final
 from lern import events
 from lern.events import BadEvent, Json
 from lern.settings import Settings, Topic
-from tasks import merge
+from tasks import merge, ownership
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,20 @@ MERGE: Final = Workflow(
     read=_read_merge,
 )
 
-WORKFLOWS: Final[Mapping[str, Workflow]] = {workflow.name: workflow for workflow in (MERGE,)}
+def _read_ownership(event: Json) -> Starting:
+    wanted = events.ownership(event)
+    return Starting(wanted.source, wanted.target, wanted.time, wanted.mid)
+
+
+OWNERSHIP: Final = Workflow(
+    name="ownership",
+    topic="user_ownership_transfer",
+    actions=frozenset({events.OWNERSHIP_ACTION}),
+    steps=(ownership.BATCHES, ownership.SEARCH),
+    read=_read_ownership,
+)
+
+WORKFLOWS: Final[Mapping[str, Workflow]] = {workflow.name: workflow for workflow in (MERGE, OWNERSHIP)}
 
 
 # Topics on which other jobs exchange events of their own: those are none of our business.

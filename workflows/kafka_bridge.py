@@ -135,7 +135,7 @@ def run(settings: Settings, start: kafka_start.Start | None, ending: threading.E
             parts.ledger.migrate()
         # Before the first chain is published: what a broker that has lost its memory had is sent before it.
         _until_done(lambda: Sweeper(parts).remember(), health, ending)
-        _until_done(lambda: kafka_start.begin(settings, topics(settings), start), health, ending)
+        _until_done(lambda: _begin(settings, start), health, ending)
         if ending.is_set():
             return
         sweeper = SweeperThread(Services(settings))
@@ -146,6 +146,12 @@ def run(settings: Settings, start: kafka_start.Start | None, ending: threading.E
         finally:
             sweeper.stop()
     log.info("the bridge has ended")
+
+
+def _begin(settings: Settings, start: kafka_start.Start | None) -> None:
+    """See to it that the group knows where to begin, and tell where it was told."""
+    for topic, offsets in kafka_start.begin(settings, topics(settings), start).items():
+        log.info("the group begins", topic=topic, offsets=offsets)
 
 
 def _until_done(call: Callable[[], object], health: Health, ending: threading.Event) -> None:
