@@ -12,9 +12,11 @@ from lern.ledger.database import Database
 from lern.ledger.dead_letters import DeadLetters
 from lern.ledger.intake import Intake
 from lern.ledger.journal import Journal
+from lern.ledger.looking import ChunkHead, DeadGroup, Looking
 from lern.ledger.merged_accounts import MergedAccounts
 from lern.ledger.migration import Migration
 from lern.ledger.outbox import Outbox
+from lern.ledger.paging import Counted, Paging, RunFilter, RunGroup, RunPage
 from lern.ledger.pending import Sweeping
 from lern.ledger.records import (
     Attempt,
@@ -47,7 +49,10 @@ __all__ = [
     "AuditEntry",
     "Begin",
     "Chunk",
+    "ChunkHead",
     "Concerned",
+    "Counted",
+    "DeadGroup",
     "DeadLetter",
     "Entered",
     "Finished",
@@ -61,6 +66,9 @@ __all__ = [
     "Refusal",
     "Run",
     "RunDetail",
+    "RunFilter",
+    "RunGroup",
+    "RunPage",
     "Stale",
     "Started",
     "Step",
@@ -78,6 +86,8 @@ class Ledger(
     Concern,
     Sweeping,
     Runs,
+    Paging,
+    Looking,
     SecondChance,
 ):
     """All of the ledger: each part's file tells of its calls."""

@@ -64,6 +64,7 @@ _OPEN: Final = (
     )
     .order_by(chunks.c.id)
 )
+_ONE: Final = sa.select(*_COLUMNS).where(chunks.c.id == sa.bindparam("chunk_id"))
 _LAST: Final = sa.select(sa.func.max(chunks.c.number)).where(
     chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
 )
@@ -151,6 +152,12 @@ class Journal:
         """Give the number that the next chunk of a step is to have, from 1."""
         with self._database.read() as connection:
             return int(connection.scalar(_LAST, {"run_id": run_id, "step": step}) or 0) + 1
+
+    def chunk(self, chunk_id: int) -> Chunk | None:
+        """Give one chunk, None if there is none of this id."""
+        with self._database.read() as connection:
+            row = connection.execute(_ONE, {"chunk_id": chunk_id}).first()
+        return None if row is None else _chunk_of(row)
 
     def tally(self, run_id: str, step: str) -> tuple[dict[str, int], list[str]]:
         """Add up the counts of a step's marked chunks, whichever attempt carried them out, and list their warnings."""

@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision that this code was written for."""
 
 Number: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -70,6 +70,7 @@ _partly("runs_at_work", runs.c.step_state, runs.c.id, where="step_state IS NOT N
 _partly("runs_due", runs.c.next_at, runs.c.id, where="next_at IS NOT NULL")
 _partly("runs_queued", runs.c.step_state, runs.c.queued_at, runs.c.id, where="step_state = 'queued'")
 _partly("runs_undoing", runs.c.undo_of, where="undo_of IS NOT NULL")
+_partly("runs_by_reason", runs.c.state, runs.c.reason, runs.c.created_at, runs.c.id, where="reason IS NOT NULL")
 _partly("runs_merged", runs.c.ended_at, runs.c.id, where="merge = 1 AND state = 'succeeded'")
 
 # Apart from the runs, so that changing a run's state does not rewrite its event, and a list does not read it.
@@ -161,6 +162,13 @@ sa.Index("dead_letters_event", dead_letters.c.topic, dead_letters.c.hash, unique
 sa.Index("dead_letters_newest", dead_letters.c.last_at, dead_letters.c.id)
 sa.Index("dead_letters_by_state", dead_letters.c.state, dead_letters.c.last_at, dead_letters.c.id)
 sa.Index("dead_letters_by_code", dead_letters.c.code, dead_letters.c.last_at, dead_letters.c.id)
+sa.Index(
+    "dead_letters_by_reason",
+    dead_letters.c.state,
+    dead_letters.c.code,
+    dead_letters.c.last_at,
+    dead_letters.c.id,
+)
 
 merged_accounts: Final = sa.Table(
     "merged_accounts",
@@ -193,3 +201,4 @@ audit: Final = sa.Table(
     sa.Column("detail", sa.Text),
 )
 sa.Index("audit_by_run", audit.c.run_id, audit.c.id)
+_partly("audit_by_dead", audit.c.dead_id, audit.c.id, where="dead_id IS NOT NULL")
