@@ -47,4 +47,4 @@ worker_hijack_root_logger = False
 enable_utc = True
 timezone = "UTC"
 # The modules that hold tasks.
-imports = ("tasks.merge", "tasks.undo", "tasks.verify", "tasks.sweeper", "workflows.intake")
+imports = ("tasks.merge", "tasks.ownership", "tasks.undo", "tasks.verify", "tasks.sweeper", "workflows.intake")

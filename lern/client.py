@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lern.settings import Settings
 
 INTAKE: Final = "lern.intake"
+REPLAY: Final = "lern.replay"
 QUEUE_HEADER: Final = "lern_sent"
 
 
@@ -49,7 +50,8 @@ class Queue:
         self._messages: dict[tuple[tuple[str, ...], int], ChainMessage] = {}
 
     @cached_property
-    def _app(self) -> "Celery":
+    def app(self) -> "Celery":
+        """The Celery application that sends, for Flower to look through."""
         from celery import Celery
 
         app = Celery("lern", broker=self._broker_url, set_as_current=False)
@@ -77,7 +79,7 @@ class Queue:
         self._send(lambda: self._publish(chains))
 
     def _publish(self, chains: Sequence["Chain"]) -> None:
-        with self._app.producer_or_acquire() as producer, producer.batch():
+        with self.app.producer_or_acquire() as producer, producer.batch():
             for one in chains:
                 body, options = self._message(one.steps, one.generation).filled(one.run_id, _sent())
                 producer.publish(body, **options)
@@ -92,7 +94,7 @@ class Queue:
     def _made(self, steps: tuple[str, ...], generation: int) -> ChainMessage:
         """Let Celery make a chain's message."""
         first, *rest = [
-            self._app.signature(
+            self.app.signature(
                 step,
                 args=[PLACE, generation],
                 immutable=True,
@@ -110,10 +112,14 @@ class Queue:
     def send_intake(self, value: bytes, topic: str | None, run_id: str | None) -> None:
         """Send an event to be taken in by a worker."""
         self._send(
-            lambda: self._app.send_task(
+            lambda: self.app.send_task(
                 INTAKE, args=[value.decode("utf-8"), topic, run_id], queue=self.name, headers=_sent()
             )
         )
+
+    def send_replay(self, dead_id: int, who: str) -> None:
+        """Have a dead letter taken in again by a worker, in somebody's name."""
+        self._send(lambda: self.app.send_task(REPLAY, args=[dead_id, who], queue=self.name, headers=_sent()))
 
     def _send(self, call: Callable[[], object]) -> None:
         from kombu.exceptions import BatchPublishError, OperationalError
@@ -126,7 +132,7 @@ class Queue:
 
     def close(self) -> None:
         """Give back the connections."""
-        self._app.close()
+        self.app.close()
 
 
 def _sent() -> dict[str, int]:
@@ -191,6 +197,23 @@ class Lern:
         value = events.to_bytes(events.merge_request(source, target, event_time, key))
         merge = events.merge(events.parse(value))
         run_id = events.run_id("merge", value, merge.mid, (source, target))
+        self._queue.send_intake(value, None, run_id)
+        return Run(run_id, self._mirror)
+
+    def transfer_ownership(
+        self, source: str, target: str, *, organisation_id: str | None, idempotency_key: str | None = None
+    ) -> Run:
+        """Hand the course batches that `source` creates or mentors over to `target`.
+
+        `organisation_id`: that of both, checked where userorg-service is known (`LERN_USERORG_URL`); None: not
+        checked. Repeats and errors are as with `merge_accounts`.
+        """
+        key = idempotency_key or str(uuid.uuid4())
+        # As above: with a key the event is the same every time.
+        event_time = 0 if idempotency_key else time.time_ns() // 1_000_000
+        value = events.to_bytes(events.ownership_request(source, target, organisation_id, event_time, key))
+        wanted = events.ownership(events.parse(value))
+        run_id = events.run_id("ownership", value, wanted.mid, (source, target))
         self._queue.send_intake(value, None, run_id)
         return Run(run_id, self._mirror)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from lern.errors import LernError
 from lern.outgoing import OutgoingEvent
+from lern.rules.ownership import batch_named_by
 
 # One namespace for every id that is derived: run ids and message ids are the same for the same cause.
 NAMESPACE: Final = uuid.UUID("6f1c1d56-1b7e-5a3e-9a55-7c1f0e4c7a01")
@@ -113,7 +114,12 @@ def _kind(value: Any) -> str:
 
 
 def edata(event: Json) -> Json:
-    """Give the event's `edata`, which every workflow needs. Raises `BadEvent`."""
+    """Give the event's `edata`, which every workflow needs. Raises `BadEvent`.
+
+    An event that is nothing but the two users of an ownership transfer is its own.
+    """
+    if "edata" not in event and {"fromUserId", "toUserId"} <= event.keys():
+        return event
     return _object(event, "edata", "edata")
 
 
@@ -189,6 +195,61 @@ def merge(event: Json) -> Merge:
     return Merge(source, target, mid(event), time_of(event))
 
 
+@dataclass(frozen=True)
+class Ownership:
+    """What a transfer needs of its event. `batch`: only this one. `mid`: one for all events of a request."""
+
+    source: str
+    target: str
+    organisation: str | None
+    batch: str | None
+    mid: str | None
+    time: int | None
+
+
+def ownership(event: Json) -> Ownership:
+    """Read an ownership-transfer event (topic `{env}.user.ownership.transfer`). Raises `BadEvent`.
+
+    The users stand in profiles, as userorg-service writes them (`fromUserProfile.userId`), or flat, as the
+    documents have them (`fromUserId`).
+    """
+    data = edata(event)
+    path = "edata." if data is not event else ""
+    source = _profile(data, "fromUserId", "fromUserProfile", path)
+    target = _profile(data, "toUserId", "toUserProfile", path)
+    if source == target:
+        raise BadEvent("SAME_ACCOUNT", f"{path}toUserProfile.userId", "equals the source; another user was expected")
+    organisation = None
+    if data.get("organisationId") is not None:
+        organisation = identifier(data, "organisationId", f"{path}organisationId")
+    asset = data.get("assetInformation")
+    batch = batch_named_by(asset) if isinstance(asset, dict) else None
+    if batch is not None:
+        check_identifier(batch, f"{path}assetInformation.identifier")
+    return Ownership(source, target, organisation, batch, _one_for_request(event, batch), time_of(event))
+
+
+def _profile(data: Json, flat: str, nested: str, path: str) -> str:
+    if data.get(nested) is None and data.get(flat) is not None:
+        return identifier(data, flat, f"{path}{flat}")
+    return identifier(_object(data, nested, f"{path}{nested}"), "userId", f"{path}{nested}.userId")
+
+
+def _one_for_request(event: Json, batch: str | None) -> str | None:
+    """Give a message id that is the same for all events of a request that ask for the same.
+
+    userorg-service sends one event for each object of the user, and each of them means all batches.
+    """
+    context = event.get("context")
+    given = context.get("cdata") if isinstance(context, dict) else None
+    for thing in given if isinstance(given, list) else [given]:
+        if isinstance(thing, dict) and str(thing.get("type")).lower() == "request":
+            request = thing.get("id")
+            if isinstance(request, str) and request.strip():
+                return json.dumps(["request", request, batch])
+    return mid(event)
+
+
 def run_id(workflow: str, value: bytes, message_id: str | None, users: Sequence[str]) -> str:
     """Derive a run's id, so that the same event twice is one run.
 
@@ -202,6 +263,7 @@ def run_id(workflow: str, value: bytes, message_id: str | None, users: Sequence[
 
 PDATA: Final[Mapping[str, str]] = {"ver": "1.0", "id": "org.sunbird.platform"}
 MERGE_ACTION: Final = "merge-user-courses-and-cert"
+OWNERSHIP_ACTION: Final = "ownership-transfer"
 
 
 def to_bytes(event: Json) -> bytes:
@@ -240,6 +302,21 @@ def merge_request(source: str, target: str, time: int, key: str) -> Json:
         ),
         "ver": "3.0",
     }
+
+
+def ownership_request(source: str, target: str, organisation: str | None, time: int, key: str) -> Json:
+    """Build the ownership-transfer event as userorg-service sends it; `key` makes a repeat the same event."""
+    data: Json = {
+        "action": OWNERSHIP_ACTION,
+        "organisationId": organisation,
+        "context": "Ownership Transfer",
+        "fromUserProfile": {"userId": source},
+        "toUserProfile": {"userId": target},
+        "assetInformation": {},
+        "iteration": 1,
+    }
+    message_id = f"LP.{time}.{uuid.uuid5(NAMESPACE, key)}"
+    return _job_request(message_id, time, OWNERSHIP_ACTION, (source, "user"), data)
 
 
 def enrolment_sync(topic: str, run: str, time: int, user: str, course: str, batch: str) -> OutgoingEvent:

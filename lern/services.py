@@ -5,6 +5,7 @@ A worker's children are forked from a parent that has opened nothing, so that no
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -14,9 +15,13 @@ from lern.locks import Locks
 from lern.mirror import Mirror
 from lern.outgoing import FileSender, Sender
 from lern.relations import Relations
+from lern.search import Search, open_search
 from lern.settings import Settings, SettingsError
 from lern.store import open_store
 from lern.store.base import Store
+
+if TYPE_CHECKING:
+    from lern.users import Users
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,20 @@ class Services:
     def store(self) -> Store:
         """The learner rows."""
         return open_store(self.settings)
+
+    @cached_property
+    def search(self) -> Search:
+        """The documents of course batches."""
+        return open_search(self.settings, self.store)
+
+    @cached_property
+    def users(self) -> "Users | None":
+        """The users as userorg-service knows them, where that is known."""
+        if self.settings.userorg_url is None:
+            return None
+        from lern.users import Users  # noqa: PLC0415 - needed only where there is the service
+
+        return Users(self.settings.userorg_url, self.settings.user_read_api)
 
     @cached_property
     def locks(self) -> Locks:

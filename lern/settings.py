@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -120,6 +121,14 @@ def _statuses(value: tuple[int, ...]) -> tuple[int, ...]:
     raise ValueError("must be one or more of 0 (upcoming), 1 (ongoing) and 2 (ended), each once, as in 0,1")
 
 
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError):
+        raise ValueError("must be a time zone that this machine knows, as in Asia/Kolkata") from None
+    return value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -138,10 +147,13 @@ Name = Annotated[
 ]
 TopicName = Annotated[str, _matching(r"(?!\.\.?$)[A-Za-z0-9._-]{1,249}", "a Kafka topic: letters, digits, . _ and -")]
 TableName = Annotated[str, _matching(r"[a-z][a-z0-9_]{0,47}", "a table: small letters, digits and _, at most 48")]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 ApiPath = Annotated[str, _matching(r"/\S*", "a path that starts with /")]
 MergeTables = Annotated[
     tuple[Literal["current", "legacy"], ...], BeforeValidator(_list), AfterValidator(_current_tables)
 ]
+Names = Annotated[tuple[str, ...], BeforeValidator(_list)]
+Secret = Annotated[str, _matching(r"[\x21-\x7e]{16,}", "16 visible ASCII characters or more: it opens every run")]
 Statuses = Annotated[tuple[int, ...], BeforeValidator(_list), AfterValidator(_statuses)]
 Seconds = Annotated[float, _between(0, sys.maxsize, _NOT_NEGATIVE)]
 
@@ -284,6 +296,23 @@ class Settings(BaseModel):
         default=60.0, description="How far a cell's write time may be ahead of this clock before the step fails."
     )
 
+    flower_port: Annotated[int, _between(1, 65_535, "it is a port")] = Field(
+        default=5555, description="Port of Flower, with its pages of runs and dead letters."
+    )
+    flower_address: Annotated[str, _matching(r"[A-Za-z0-9.:_-]+", "an address of this machine, as in 0.0.0.0")] = Field(
+        default="127.0.0.1",
+        description="Address that Flower listens on. Other than loopback it asks who it is: see docs/flower.md.",
+    )
+    flower_readonly_users: Names = Field(
+        default=(),
+        description="Users of Flower who may look but not do anything: names or e-mail addresses, with commas.",
+        json_schema_extra={"shown": "none"},
+    )
+    flower_api_token: Secret | None = Field(
+        default=None,
+        description="What scripts send to `/api/lern` as `Authorization: Bearer …`. Not set: no script may.",
+    )
+
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="`auto`: text on a terminal, JSON elsewhere."
     )
@@ -297,6 +326,9 @@ class Settings(BaseModel):
     ownership_statuses: Statuses = Field(
         default=(0, 1),
         description="Statuses of the course batches that change hands: 0 upcoming, 1 ongoing, 2 ended.",
+    )
+    time_zone: TimeZone = Field(
+        default="Asia/Kolkata", description="Sunbird's time zone (`sunbird_time_zone`), in which documents write times."
     )
     user_read_api: ApiPath = Field(
         default="/private/user/v1/read/", description="Path of the user read API; the user's id is appended."
@@ -349,7 +381,7 @@ class Settings(BaseModel):
         problems = [_unknown(name) for name in given if name not in VARIABLES]
         values: dict[str, Any] = {VARIABLES[name]: value for name, value in given.items() if name in VARIABLES}
         wrong = cls._wrong(values)
-        problems += [f"{variable(field)}={_shown(values.get(field))} {reason}" for field, reason in wrong.items()]
+        problems += [f"{variable(field)}={_shown(field, values.get(field))} {reason}" for field, reason in wrong.items()]
         settings = cls(**{field: value for field, value in values.items() if field not in wrong})
         problems += filter(None, (check(settings) for fields, check in _CHECKS if not wrong.keys() & fields))
         if problems:
@@ -439,8 +471,8 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _shown(value: object) -> str:
-    return repr(urls.redacted(str(value)))
+def _shown(field: str, value: object) -> str:
+    return "…" if field.endswith("_token") else repr(urls.redacted(str(value)))
 
 
 def _unknown(name: str) -> str:

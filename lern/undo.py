@@ -9,6 +9,7 @@ from lern.ledger import Entered, Ledger, NewRun
 
 WORKFLOW: Final = "undo"
 STEP: Final = "merge.undo"
+UNDOABLE: Final = frozenset({"merge", "ownership"})
 
 
 def request(ledger: Ledger, run_id: str, now: int) -> Entered:
@@ -20,8 +21,8 @@ def request(ledger: Ledger, run_id: str, now: int) -> Entered:
     if detail is None:
         raise Refused(f"there is no run {run_id}")
     run = detail.run
-    if run.workflow != "merge":
-        raise Refused(f"run {run_id} is a {run.workflow}; only a merge can be undone")
+    if run.workflow not in UNDOABLE:
+        raise Refused(f"run {run_id} is a {run.workflow}; only a merge or an ownership transfer can be undone")
     undo = NewRun(
         id=str(uuid.uuid5(NAMESPACE, f"undo:{run_id}:{run.generation}")),
         workflow=WORKFLOW,

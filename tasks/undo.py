@@ -1,10 +1,11 @@
 """Undo: a run of its own that puts both accounts back to what the journal of another run says."""
 
-from lern import chunks
+from lern import chunks, metrics
 from lern.chunks.undo import KIND, UndoChunk
 from lern.errors import Refused
 from lern.undo import STEP
 from tasks.app import step_task
+from tasks.ownership import Plan
 from tasks.step import Result, Work, now_ms
 
 
@@ -23,10 +24,14 @@ def undo(work: Work) -> Result:
     for saved in ledger.chunks(original, newest_first=True):
         if saved.id not in journalled:
             work.journal(KIND, UndoChunk.of(chunks.read(saved.kind, saved.payload)), number=saved.id)
+    # The documents of batches follow the database, here as in the transfer.
+    documents = Plan(work.services, original).follow(work)
     counts, warnings = ledger.tally(work.run.id, work.step)
     work.warnings.extend(warnings)
     sent = ledger.delivered_mids(original)
     if sent:
         work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
-    ledger.undone(original, work.run.id, now_ms())
-    return dict(counts)
+    undone = ledger.peek(original)
+    if ledger.undone(original, work.run.id, now_ms()) and undone is not None:
+        metrics.run_ended(undone.workflow, "undone")
+    return {**counts, **({"documents": documents} if documents else {})}

@@ -22,11 +22,12 @@ Contributed = dict[tuple[str, Key], dict[str, int] | None]
 
 @dataclass(frozen=True)
 class Carried:
-    """What carrying out a chunk came to: saved with its mark."""
+    """What carrying out a chunk came to: saved with its mark. `rows`: the same by table, for the metrics alone."""
 
     counts: Counts
     contributed: Contributed = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    rows: Mapping[str, Counts] = field(default_factory=dict)
 
 
 class Chunk(Protocol):
@@ -46,10 +47,11 @@ class Chunk(Protocol):
 def read(kind: str, payload: Mapping[str, Any]) -> Chunk:
     """Read a chunk of any kind back from the journal."""
     # Imported here because the kinds build on this module.
-    from lern.chunks import merge, sync, undo  # noqa: PLC0415 - see above
+    from lern.chunks import merge, ownership, sync, undo  # noqa: PLC0415 - see above
 
     kinds: dict[str, type[Chunk]] = {
         merge.KIND: merge.MergeChunk,
+        ownership.KIND: ownership.OwnershipChunk,
         sync.KIND: sync.SyncChunk,
         undo.KIND: undo.UndoChunk,
     }

@@ -4,17 +4,19 @@ A cell goes back only where it still holds what the undone run left there. What 
 stays, and is reported.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from lern.chunks import Carried, Chunk, Contributed, Json
 from lern.chunks.merge import MergeChunk, identity_of
+from lern.chunks.ownership import OwnershipChunk
 from lern.chunks.sync import SyncChunk
 from lern.rules.rule import same
 from lern.store import rows as lines
 from lern.store.base import Change, Store
-from lern.store.tables import TABLES, Key, Row, Table
+from lern.store.tables import COURSE_BATCH, TABLES, Key, Row, Table
 
 KIND: Final = "undo"
 
@@ -43,6 +45,8 @@ class UndoChunk:
             return cls(tuple(_merge_items(chunk)), _merge_contributions(chunk))
         if isinstance(chunk, SyncChunk):
             return cls(tuple(_sync_items(chunk)), {})
+        if isinstance(chunk, OwnershipChunk):
+            return cls(tuple(_ownership_items(chunk)), {})
         raise TypeError(f"a chunk of {type(chunk).__name__} cannot be undone")
 
     @classmethod
@@ -80,12 +84,19 @@ class UndoChunk:
 
                 unit.settle(table, by_key.keys(), decide)
         warnings = tuple(f"{name} {list(key)}: {column} was changed since and stays" for name, key, column in reports)
-        return Carried({"restored": self._restored(reports), "kept": len(reports)}, self.contributed, warnings)
+        restored = self._restored(reports)
+        counts = {"restored": restored.total(), "kept": len(reports)}
+        rows = {name: {"restored": number} for name, number in restored.items()}
+        return Carried(counts, self.contributed, warnings, rows)
 
-    def _restored(self, reports: Collection[tuple[str, Key, str]]) -> int:
-        """Count the rows that are as before. By the journal: who finishes a chunk of the dead finds less to write."""
+    def _restored(self, reports: Collection[tuple[str, Key, str]]) -> Counter[str]:
+        """Count, by table, the rows that are as before.
+
+        By the journal: who finishes a chunk of the dead finds less to write.
+        """
         kept = {(name, key) for name, key, _ in reports}
-        return sum(not same(i.before, i.after) and (i.table.name, i.key) not in kept for i in self.items)
+        changed = (item for item in self.items if not same(item.before, item.after))
+        return Counter(item.table.name for item in changed if (item.table.name, item.key) not in kept)
 
 
 @dataclass(frozen=True)
@@ -181,6 +192,12 @@ def _sync_items(chunk: SyncChunk) -> Iterator[Item]:
     for item in chunk.items:
         for (name, key), wanted in item.wanted.items():
             yield Item(TABLES[name], key, wanted, item.before.get((name, key)))
+
+
+def _ownership_items(chunk: OwnershipChunk) -> Iterator[Item]:
+    for entry in chunk.entries:
+        if entry.before is not None:
+            yield Item(COURSE_BATCH, entry.key, chunk.after(entry.before), entry.before)
 
 
 def _packed(name: str, row: Row | None) -> Any:

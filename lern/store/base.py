@@ -25,6 +25,42 @@ class Change:
     delete: bool = False
 
 
+@dataclass(frozen=True)
+class Swap:
+    """One row to be changed if it still is what was read: compare and set.
+
+    `expected`: columns and their values as read, None for null; at least one of them is not null, since a
+    condition on nulls alone is met by a row that does not stand, and would create a ghost of it. `put`: columns
+    to their new values, whole; None or an empty list makes them null. None of them is a map.
+    """
+
+    key: Key
+    expected: Row
+    put: Row
+
+    def __post_init__(self) -> None:
+        """Refuse a condition that a missing row would meet."""
+        if all(_present(value) is None for value in self.expected.values()):
+            raise ValueError(f"{self.key!r}: a condition on nulls alone would create the row")
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row is what was expected."""
+        return all(_present(row.get(column)) == _present(value) for column, value in self.expected.items())
+
+
+def _present(value: object) -> object:
+    """Give a value; an empty list is null, as in Cassandra."""
+    return None if value == [] else value
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a table that was gone through: rows, and how much of the table is done by now (0 to 1)."""
+
+    rows: Sequence[Row]
+    done: float
+
+
 Decide = Callable[[Mapping[Key, Row]], Iterable[Change]]
 
 
@@ -94,6 +130,20 @@ class Store(Protocol):
 
     def scan(self, table: Table) -> Iterable[Row]:
         """Every row of a table, in bounded memory, in no promised order. For dumps and checks, never in a step."""
+
+    def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
+        """Make those changes whose row is still as expected; give their keys. Each row by itself, atomically.
+
+        A row that does not stand is not created. `guard` is called before every write. That a change was made
+        does not mean that it is seen: on Cassandra a plain write whose clock is ahead wins against it. Read it
+        back. Raises `Transient` when nobody knows whether a change was made.
+        """
+
+    def parts(self, table: Table, columns: Collection[str]) -> Iterable[Part]:
+        """Go through a whole table, of which only the key and `columns` are read, in bounded memory.
+
+        In no promised order, each row that stands throughout exactly once; fit for a table of a million rows.
+        """
 
     def close(self) -> None:
         """Give back connections. The store must not be used afterwards."""

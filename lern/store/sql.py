@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy.schema import CreateTable
 
 from lern.errors import BadRow, Unsettled
-from lern.store.base import Change, Decide
+from lern.store.base import Change, Decide, Part, Swap
 from lern.store.sql_codec import Codec, Raw, merged_map, same
 from lern.store.sql_engine import Connection, Engines, UndecodableError, UnfitError, dialect_of
 from lern.store.sql_statements import MOST_KEYS, Statement, Statements, define_tables
@@ -97,6 +97,40 @@ class SqlStore:
                 page = self._session(connection).page(table, after, _PAGE)
             yield from page
             if len(page) < _PAGE:
+                return
+            after = table.key_of(page[-1])
+
+    def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
+        """Change the rows that are as expected, in one transaction."""
+        by_key = {swap.key: swap for swap in swaps}
+        made: set[Key] = set()
+
+        def decide(standing: Mapping[Key, Row]) -> Iterator[Change]:
+            for key, row in standing.items():
+                if by_key[key].fits(row):
+                    made.add(key)
+                    put = {column: value for column, value in by_key[key].put.items() if value is not None}
+                    yield Change(key, put, frozenset(by_key[key].put.keys() - put.keys()))
+
+        with self.unit(guard) as unit:
+            unit.settle(table, by_key.keys(), decide)
+        return frozenset(made)
+
+    def parts(self, table: Table, columns: Collection[str]) -> Iterator[Part]:
+        """Go through a table in the order of its key, a page at a time."""
+        chosen = frozenset((*table.key, *columns))
+        after: Key | None = None
+        done = 0
+        with self._engines.reading() as connection:
+            total = self._session(connection).count(table)
+        while True:
+            with self._engines.reading() as connection:
+                page = self._session(connection).page(table, after, _PAGE)
+            done += len(page)
+            last = len(page) < _PAGE
+            rows = [{column: value for column, value in row.items() if column in chosen} for row in page]
+            yield Part(rows, 1.0 if last else min(1.0, done / max(total, 1)))
+            if last:
                 return
             after = table.key_of(page[-1])
 
@@ -228,6 +262,10 @@ class _Session:
         codec, statements = self._shapes[table]
         statement = statements.page(after=after is not None)
         return list(map(codec.row, self._fetch(table, statement, (*(after or ()), limit))))
+
+    def count(self, table: Table) -> int:
+        _, statements = self._shapes[table]
+        return int(self._fetch(table, statements.count(), ())[0][0])
 
     def standing(self, table: Table, keys: Collection[Key], *, lock: bool) -> dict[Key, Row]:
         codec, _ = self._shapes[table]

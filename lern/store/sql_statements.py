@@ -82,6 +82,10 @@ class Statements:
         """Read a page of the whole table in the order of the key."""
         return self._once(("page", after), lambda: self._page(after=after))
 
+    def count(self) -> Statement:
+        """Count the rows of the table."""
+        return self._once(("count",), lambda: sa.select(sa.func.count()).select_from(self.sql))
+
     def create(self) -> Statement:
         """Insert whole rows; one that stands by now is left alone."""
         return self._once(("create",), lambda: self._insert(self._columns(self.table.values), update=False))

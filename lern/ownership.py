@@ -1,0 +1,217 @@
+"""The batches of a user, found wherever they may be, and documents that follow the database.
+
+The database is the truth. Search is asked besides it, because a document may still name a user whom its batch no
+longer does; and the whole of the database is gone through, because documents lag and get lost.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import Final, Protocol
+
+from lern.errors import Unsettled
+from lern.rules.ownership import COLUMNS, document_roles, follows, mentors_of, roles, wanted
+from lern.search.base import Document, Search, Update
+from lern.store.base import Store
+from lern.store.tables import COURSE_BATCH, Key, Row
+
+# How often a document is read again that somebody else writes as fast as we do.
+ROUNDS: Final = 10
+_READ: Final = (*COLUMNS, "status", "name")
+_AT_ONCE: Final = 500
+
+Progress = Callable[[float], None]
+Found = list[tuple[Key, Row | None]]
+
+
+class Finding(Protocol):
+    """Somebody to ask for the documents of a user's batches: search itself, or lms-service."""
+
+    def owned_by(self, user: str, statuses: Collection[int] | None = None) -> Iterable[Document]:
+        """Give the documents that name the user."""
+
+
+def nobody_watches(_done: float) -> None:
+    """Show no progress."""
+
+
+@dataclass
+class Finder:
+    """Finds the batches that are to change hands.
+
+    `batch`: only this one, if it is the source's. `planned`: batches that need not be found by their documents.
+    """
+
+    store: Store
+    searches: Sequence[Finding]
+    source: str
+    statuses: Collection[int]
+    batch: str | None = None
+    planned: Collection[Key] = ()
+    orphans: list[str] = field(default_factory=list)
+    """Documents without a batch, by id, once everything was found."""
+
+    def bunches(self, size: int, progress: Progress = nobody_watches) -> Iterator[Found]:
+        """Give batches, each once, in bunches of at most `size`, with what stands in the database.
+
+        `progress` is told how much of the database (0 to 1) has been gone through.
+        """
+        seen = set(self.planned)
+        bunch: Found = []
+        for key, row in self._all(seen, progress):
+            bunch.append((key, row))
+            if len(bunch) == size:
+                yield bunch
+                bunch = []
+        if bunch:
+            yield bunch
+
+    def _all(self, seen: set[Key], progress: Progress) -> Iterator[tuple[Key, Row | None]]:
+        for part in self.store.parts(COURSE_BATCH, _READ):
+            for row in part.rows:
+                if wanted(row, self.source, self.statuses, self.batch):
+                    key = COURSE_BATCH.key_of(row)
+                    seen.add(key)
+                    yield key, row
+            progress(part.done)
+        for search in self.searches:
+            yield from self._by_documents(search, seen)
+
+    def _by_documents(self, search: Finding, seen: set[Key]) -> Iterator[tuple[Key, Row | None]]:
+        """Give what only documents know of: their batch has changed hands before, and they have to follow it."""
+        pending: list[Document] = []
+        for document in search.owned_by(self.source, self.statuses):
+            if self.batch not in {None, document.id} or document.key in seen:
+                continue
+            pending.append(document)
+            if len(pending) == _AT_ONCE:
+                yield from self._standing(pending, seen)
+                pending = []
+        yield from self._standing(pending, seen)
+
+    def _standing(self, documents: Sequence[Document], seen: set[Key]) -> Iterator[tuple[Key, Row | None]]:
+        keys = [key for document in documents if (key := document.key) is not None]
+        rows = self.store.read(COURSE_BATCH, keys)
+        for document in documents:
+            row = None if document.key is None else rows.get(document.key)
+            if document.key is None or row is None:
+                self.orphans.append(document.id)
+            elif document.key not in seen:
+                seen.add(document.key)
+                yield document.key, row
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What became of documents: how many were written, and the batches (ids) that have none."""
+
+    written: int
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Brings documents to where their batches are. `zone`: Sunbird's time zone."""
+
+    store: Store
+    search: Search
+    zone: tzinfo
+
+    def follow(self, keys: Sequence[Key], guard: Callable[[], None]) -> Followed:
+        """Have the documents of some batches name those whom the batches name. Doing it again changes nothing.
+
+        Raises `Unsettled` if they are written by others as fast as by us.
+        """
+        if not self.search.own:
+            return Followed(0, ())
+        written = 0
+        waiting = list(keys)
+        missing: list[str] = []
+        for _ in range(ROUNDS):
+            updates, gone = self._behind(waiting)
+            missing += gone
+            if not updates:
+                return Followed(written, tuple(missing))
+            guard()
+            done = self.search.update(list(updates.values()))
+            written += len(done)
+            waiting = [key for key, update in updates.items() if update.document.id not in done]
+            if not waiting:
+                return Followed(written, tuple(missing))
+        raise Unsettled(f"{len(waiting)} documents are written by somebody else as fast as by us: {waiting[0][1]} …")
+
+    def _behind(self, keys: Sequence[Key]) -> tuple[dict[Key, Update], list[str]]:
+        """Give the updates that documents need, and the batches without one.
+
+        The document is read before its batch: if the batch and then the document are changed after that, the version
+        is no longer the document's, and ours is refused.
+        """
+        documents = self.search.read([batch for _, batch in keys])
+        rows = self.store.read(COURSE_BATCH, keys)
+        updates: dict[Key, Update] = {}
+        missing: list[str] = []
+        for key, row in rows.items():
+            document = documents.get(key[1])
+            if document is None or document.key not in {None, key}:
+                missing.append(key[1])
+            elif fields := follows(document.fields, row, self.zone):
+                updates[key] = Update(document, fields)
+        return updates, missing
+
+
+@dataclass(frozen=True)
+class Owned:
+    """One batch that a user has to do with, in both stores. `row` None: no such batch; `document` None: none."""
+
+    key: Key
+    row: Row | None
+    document: Document | None
+
+    @property
+    def agree(self) -> bool:
+        """Whether both say the same of who creates and who mentors."""
+        if self.row is None or self.document is None:
+            return False
+        fields = self.document.fields
+        theirs = (fields.get("createdBy"), mentors_of(fields))
+        return theirs == (self.row.get("createdby"), self.row.get("mentors", []))
+
+    def roles(self, user: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Give what the user is by the database, and by the document."""
+        by_row = () if self.row is None else roles(self.row, user)
+        by_document = () if self.document is None else document_roles(self.document.fields, user)
+        return by_row, by_document
+
+
+def owned(store: Store, search: Search, user: str, progress: Progress = nobody_watches) -> Iterator[Owned]:
+    """Give every batch, of whatever status, that names the user in either store."""
+    seen: set[Key] = set()
+    for part in store.parts(COURSE_BATCH, _READ):
+        rows = {COURSE_BATCH.key_of(row): row for row in part.rows if roles(row, user)}
+        seen |= rows.keys()
+        yield from _beside(rows, search)
+        progress(part.done)
+    if search.own:
+        yield from _only_documents(store, search, user, seen)
+
+
+def _beside(rows: Mapping[Key, Row], search: Search) -> Iterator[Owned]:
+    if not search.own:
+        # The row is the document.
+        for key, row in rows.items():
+            fields = {"createdBy": row.get("createdby"), "mentors": row.get("mentors", [])}
+            yield Owned(key, row, Document(key[1], fields, ()))
+        return
+    documents = search.read([batch for _, batch in rows]) if rows else {}
+    for key, row in rows.items():
+        document = documents.get(key[1])
+        yield Owned(key, row, document if document is not None and document.key in {None, key} else None)
+
+
+def _only_documents(store: Store, search: Search, user: str, seen: set[Key]) -> Iterator[Owned]:
+    for document in search.owned_by(user):
+        if document.key is None:
+            yield Owned(("", document.id), None, document)
+        elif document.key not in seen:
+            row = store.read(COURSE_BATCH, [document.key]).get(document.key)
+            yield Owned(document.key, row, document)

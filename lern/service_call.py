@@ -1,0 +1,73 @@
+"""Calls to Sunbird's services: what their answers, and the lack of one, mean."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from lern.errors import LernError, Transient, Unreachable
+from lern.urls import redacted
+
+_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_SERVER_ERROR: Final = 500
+_TOO_MANY: Final = 429
+# A proxy that does not reach the service behind it.
+_AWAY: Final = frozenset({502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a service said: the HTTP status, and Sunbird's envelope taken apart."""
+
+    status: int
+    result: Mapping[str, Any]
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of Sunbird's services. `name`: for people. Each call has a connection of its own: they are few."""
+
+    name: str
+    url: str
+
+    def call(self, method: str, path: str, body: object = None) -> Answer:
+        """Call and read the answer, whatever its status below 500.
+
+        Raises `Unreachable` when nobody answers, `Transient` for an answer that is none of Sunbird's, as a proxy's
+        page in HTML, and for a server's failure. Nothing is repeated here: the step is.
+        """
+        url = self.url.rstrip("/") + path
+        try:
+            with httpx.Client(timeout=_TIMEOUT) as client:
+                response = client.request(method, url, json=body)
+        except httpx.TransportError as error:
+            raise Unreachable(self.name, redacted(f"{url}: {str(error) or type(error).__name__}")) from error
+        if response.status_code in _AWAY:
+            raise Unreachable(self.name, f"{url} answered {response.status_code}")
+        if response.status_code >= _SERVER_ERROR or response.status_code == _TOO_MANY:
+            raise self._strange(response, f"answered {response.status_code}")
+        return self._read(response)
+
+    def _read(self, response: httpx.Response) -> Answer:
+        try:
+            envelope = json.loads(response.content)
+        except (ValueError, RecursionError):
+            envelope = None
+        if not isinstance(envelope, dict):
+            kind = response.headers.get("content-type", "something").partition(";")[0]
+            raise self._strange(response, f"answered {kind} where JSON was expected")
+        result, params = envelope.get("result"), envelope.get("params")
+        params = params if isinstance(params, dict) else {}
+        return Answer(
+            response.status_code,
+            result if isinstance(result, dict) else {},
+            str(params.get("err") or ""),
+            str(params.get("errmsg") or ""),
+        )
+
+    def _strange(self, response: httpx.Response, problem: str) -> LernError:
+        return Transient(f"{self.name} {problem} ({redacted(str(response.url))}, status {response.status_code})")
