@@ -242,7 +242,10 @@ class CassandraUnit:
             if entries is not None and not change.delete and column not in change.clear:
                 by_entry = dict(zip(codec.decoded(column, entries), times[columns.index(column)], strict=True))
                 touched = {*change.put.get(column, ()), *change.drop.get(column, ())}
-                result[column] = max((time for entry, time in by_entry.items() if entry in touched), default=None)
+                # Of an entry that is not there although we wrote it: a map that was written whole has erased it.
+                if not touched <= by_entry.keys():
+                    touched = set(by_entry)
+                result[column] = max((by_entry[entry] for entry in touched), default=None)
         return result
 
     def _refuse(self, found: Ahead | None) -> None:

@@ -1,7 +1,8 @@
 """Reading learner rows from Cassandra: slices, rows by key, ranges."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from operator import itemgetter
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from lern.store.tables import Key, Row, Table
 
 # Rows that one query asks for by their keys.
 _KEYS_AT_ONCE: Final = 500
+
+# From how many rows of one slice on they may be read as a range.
+_RANGE: Final = 16
 
 # Of the rows of one user in several partitions: how many combinations of partition and place one query may ask for.
 # Most of them do not stand; a query for each partition costs more.
@@ -60,14 +64,23 @@ class Reader:
 
     def raw(self, table: Table, keys: Collection[Key], times: Sequence[str] = ()) -> Iterator[tuple[Key, Any]]:
         """Read rows by primary key, as the driver gives them, with what `times` selects at their ends."""
-        wanted = frozenset(keys)
         shape = self._connected.shape(table)
-        requests = self._spread(shape, wanted, times) if table.name in SPREAD else self._places(shape, wanted, times)
-        for result in self._connected.reads(requests):
-            for raw in raw_rows(result):
-                key = shape.codec.key_of(raw)
-                if key in wanted:
-                    yield key, raw
+        wanted = frozenset(keys)
+        if table.name in SPREAD:
+            yield from self._wanted(shape, wanted, self._spread(shape, wanted, times))
+            return
+        ranges, places = self._pieces(table, wanted)
+        requests = [self._first_between(shape, piece, times) for piece in ranges]
+        for piece, result in zip(ranges, self._connected.reads(requests), strict=True):
+            raws = list(raw_rows(result))
+            yield from ((key, raw) for raw in raws if (key := shape.codec.key_of(raw)) in wanted)
+            if len(raws) == _room(piece):
+                # There is much between these rows: what lies beyond the last one read is asked for by its place.
+                last = shape.codec.key_of(raws[-1])
+                self._connected.sparse.add((table, _slice_of(table)(last)))
+                beyond = [key for key in piece if place_of(table, key) > place_of(table, last)]
+                places += [beyond] if beyond else []
+        yield from self._wanted(shape, wanted, (self._by_places(shape, piece, times) for piece in places))
 
     def between(self, table: Table, first: Key, last: Key, times: Sequence[str]) -> Iterator[Any]:
         """Read the rows of a slice from one key to another in order, as the driver gives them."""
@@ -101,16 +114,38 @@ class Reader:
             for page, is_last in pages(result):
                 yield Part([codec.row(raw) for raw in page], (number + is_last) / _PARTS)
 
-    def _places(self, shape: Shape, keys: Iterable[Key], times: Sequence[str]) -> Iterator[Request]:
-        """Ask slice by slice."""
-        table = shape.codec.table
+    def _wanted(self, shape: Shape, wanted: Collection[Key], requests: Iterable[Request]) -> Iterator[tuple[Key, Any]]:
+        for result in self._connected.reads(requests):
+            for raw in raw_rows(result):
+                if (key := shape.codec.key_of(raw)) in wanted:
+                    yield key, raw
+
+    def _pieces(self, table: Table, keys: Iterable[Key]) -> tuple[list[list[Key]], list[list[Key]]]:
+        """Part keys into pieces to be read as a range, and pieces to be read by their places.
+
+        Where most rows of a range are wanted, reading all of it takes half the time.
+        """
+        ranges: list[list[Key]] = []
+        places: list[list[Key]] = []
         for where, group in by_slice(table, keys).items():
-            for start in range(0, len(group), _KEYS_AT_ONCE):
-                places = [place_of(table, key) for key in group[start : start + _KEYS_AT_ONCE]]
-                cells: list[Cell] = key_cells(table, table.slice, where)
-                if table.order:
-                    cells.append(_places_cell(table, places))
-                yield Request(self._connected.bound(shape.statements.read(times), cells), sum(map(len, cells)))
+            is_range = len(group) >= _RANGE and (table, where) not in self._connected.sparse
+            if is_range:
+                group.sort(key=_place_getter(table))
+            step = _KEYS_AT_ONCE if table.order else 1
+            pieces = ranges if is_range else places
+            pieces.extend(group[start : start + step] for start in range(0, len(group), step))
+        return ranges, places
+
+    def _first_between(self, shape: Shape, piece: Sequence[Key], times: Sequence[str]) -> Request:
+        cells = [*range_cells(shape.codec.table, piece[0], piece[-1]), integer(_room(piece))]
+        return Request(self._connected.bound(shape.statements.first_between(times), cells), sum(map(len, cells)))
+
+    def _by_places(self, shape: Shape, piece: Sequence[Key], times: Sequence[str]) -> Request:
+        table = shape.codec.table
+        cells: list[Cell] = key_cells(table, table.slice, _slice_of(table)(piece[0]))
+        if table.order:
+            cells.append(_places_cell(table, [place_of(table, key) for key in piece]))
+        return Request(self._connected.bound(shape.statements.read(times), cells), sum(map(len, cells)))
 
     def _spread(self, shape: Shape, keys: Iterable[Key], times: Sequence[str]) -> Iterator[Request]:
         """Ask for several partitions of one user together."""
@@ -131,16 +166,38 @@ class Reader:
 
 def by_slice(table: Table, keys: Iterable[Key]) -> dict[Key, list[Key]]:
     """Give primary keys by the slice that they stand in."""
-    indices = [table.key.index(column) for column in table.slice]
+    slice_of = _slice_of(table)
     groups: dict[Key, list[Key]] = {}
     for key in keys:
-        groups.setdefault(tuple([key[i] for i in indices]), []).append(key)
+        groups.setdefault(slice_of(key), []).append(key)
     return groups
 
 
 def place_of(table: Table, key: Key) -> Key:
     """Give the place in its slice of a primary key."""
-    return tuple([key[table.key.index(column)] for column in table.order])
+    return _place_getter(table)(key)
+
+
+def picking(indices: Sequence[int]) -> Callable[[Key], Key]:
+    """Give a function that picks parts of a primary key."""
+    if len(indices) == 1:
+        return itemgetter(slice(indices[0], indices[0] + 1))
+    return itemgetter(*indices) if indices else lambda _: ()
+
+
+@cache
+def _slice_of(table: Table) -> Callable[[Key], Key]:
+    return picking([table.key.index(column) for column in table.slice])
+
+
+@cache
+def _place_getter(table: Table) -> Callable[[Key], Key]:
+    return picking([table.key.index(column) for column in table.order])
+
+
+def _room(piece: Collection[Key]) -> int:
+    """Give how many rows are read of a range with so many wanted ones."""
+    return 2 * len(piece)
 
 
 def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[Cell]:
@@ -158,14 +215,8 @@ def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[Cell]:
 
 def range_cells(table: Table, first: Key, last: Key) -> list[Cell]:
     """Encode a range of one slice: the slice, the first place, the last place."""
-    slice_of = itemgetter(*(table.key.index(column) for column in table.slice))
-    where = slice_of(first)
-    cells = key_cells(table, table.slice, where if isinstance(where, tuple) else (where,))
-    return (
-        cells
-        + key_cells(table, table.order, place_of(table, first))
-        + key_cells(table, table.order, place_of(table, last))
-    )
+    places = [key_cells(table, table.order, place_of(table, key)) for key in (first, last)]
+    return [*key_cells(table, table.slice, _slice_of(table)(first)), *places[0], *places[1]]
 
 
 def raw_rows(result: Any) -> Iterator[Any]:

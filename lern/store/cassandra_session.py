@@ -37,7 +37,7 @@ from lern.store.cassandra_codec import PROTOCOL, Cell, Codec
 from lern.store.cassandra_layout import find
 from lern.store.cassandra_place import Place
 from lern.store.cassandra_statements import Statements
-from lern.store.tables import Table
+from lern.store.tables import Key, Table
 
 # What may be on its way at once. More would only queue in the driver, whose connection refuses what it cannot send.
 MOST_REQUESTS: Final = 32
@@ -70,6 +70,25 @@ class Shape:
     statements: Statements
     partition: tuple[int, ...]
     """Where in the primary key the columns of the partition key are."""
+
+
+class Sparse:
+    """Slices that hold much more than is asked for at a time: not to be read as ranges. A bounded memory."""
+
+    _MOST: Final = 1000
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._known: set[tuple[Table, Key]] = set()
+
+    def add(self, place: tuple[Table, Key]) -> None:
+        """Remember a slice."""
+        if len(self._known) >= self._MOST:
+            self._known.clear()
+        self._known.add(place)
+
+    def __contains__(self, place: object) -> bool:
+        return place in self._known
 
 
 class Sessions:
@@ -113,6 +132,7 @@ class Connected:
         self._names = names
         self._prepared: dict[str, Any] = {}
         self._shapes: dict[Table, Shape] = {}
+        self.sparse = Sparse()
         self.cluster = _cluster(place)
         try:
             with translated(writing=False):

@@ -59,6 +59,10 @@ class Statements:
         """Read the rows of a slice from one place to another, with `times`."""
         return self._fill("between", times=_more(times))
 
+    def first_between(self, times: Sequence[str] = ()) -> str:
+        """Read the first rows of a slice from one place to another, with `times`: the slice, the places, how many."""
+        return self._fill("first_between", times=_more(times))
+
     @cached_property
     def places_between(self) -> str:
         """Read which places are taken, from one to another."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Final
 
 from cassandra.query import BoundStatement
 
 from lern.store.base import Change, Swap
 from lern.store.cassandra_codec import UNSET, Cell, Codec, long, sequence, text
-from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of, range_cells
+from lern.store.cassandra_reading import Reader, by_slice, key_cells, picking, place_of, range_cells
 from lern.store.cassandra_session import Connected, Request, Shape, batch
 from lern.store.cassandra_statements import Placed
 from lern.store.tables import Key, Row, Table
@@ -44,7 +43,7 @@ class Writer:
         self._shape = self.connected.shape(self.table)
         self._codec = self._shape.codec
         self._time = long(self.time)
-        self._partition = _getter(self._shape.partition)
+        self._partition = picking(self._shape.partition)
 
     def change(self, change: Change, *, stands: bool) -> None:
         """Put, clear and drop. A row that does not stand is created, and nulls are not written to it."""
@@ -175,9 +174,3 @@ def _parts(statements: Sequence[tuple[str, list[Cell], int]]) -> Iterator[list[t
         part.append(statement)
         total += statement[2]
     yield part
-
-
-def _getter(indices: Sequence[int]) -> Any:
-    if len(indices) == 1:
-        return itemgetter(slice(indices[0], indices[0] + 1))
-    return itemgetter(*indices)
