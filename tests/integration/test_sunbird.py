@@ -1,0 +1,148 @@
+"""Users and batches as Sunbird's services tell of them, and what is made of every strange answer."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.lms import LmsSearch
+from lern.users import Users, check_transfer
+from tests.batches import OTHER, SOURCE, TARGET, batch, document
+from tests.servers.sunbird import BLOCKED, HTML, UNKNOWN, Reply, envelope, sunbird, user
+
+PATH = "/private/user/v1/read/"
+ORG = "0126987"
+
+
+def check(replies: dict[str, Reply], organisation: str | None = ORG) -> None:
+    """Check a transfer by what the service says of each user."""
+    with sunbird(lambda path, _: replies[path.removeprefix(PATH)]) as service:
+        check_transfer(Users(service.url, PATH), "source", "target", organisation)
+
+
+def test_a_target_of_the_organisation_may_have_what_a_deleted_source_leaves() -> None:
+    check({"target": user("target", rootOrgId=ORG), "source": BLOCKED})
+
+
+def test_a_target_may_belong_to_the_organisation_below_its_root() -> None:
+    organisations = [{"organisationId": "x"}, {"organisationId": ORG.upper(), "roles": None}]
+    check({"target": user("target", rootOrgId="root", organisations=organisations), "source": BLOCKED}, ORG.lower())
+
+
+def test_without_an_organisation_none_is_asked_for() -> None:
+    check({"target": user("target", rootOrgId="x"), "source": user("source", rootOrgId="y")}, None)
+
+
+IN, OUT = {"rootOrgId": ORG}, {"rootOrgId": "x", "organisations": [{"organisationId": ORG, "isDeleted": True}]}
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "reason"),
+    [
+        (UNKNOWN, BLOCKED, "user target is not known"),
+        (BLOCKED, BLOCKED, "the target target is deleted or blocked"),
+        (user("target", isDeleted=True, **IN), BLOCKED, "the target target is deleted"),
+        (user("target", **{**IN, "status": 0}), BLOCKED, "the target target is not active"),
+        (user("target", **OUT), BLOCKED, f"the target target does not belong to organisation {ORG}"),
+        (user("target", rootOrgId=None), BLOCKED, "does not belong"),
+        (user("target", **IN), UNKNOWN, "user source is not known"),
+        (user("target", **IN), user("source", **OUT), "the source source does not belong"),
+        (user("Target", **IN), BLOCKED, "user target was asked for, and the user and org service answered with Target"),
+        (
+            envelope(status=401, err="unAuthorized", errmsg="no"),
+            BLOCKED,
+            "user target cannot be read: 401 unAuthorized no",
+        ),
+        (envelope(status=400, err="OTHER", errmsg="no"), BLOCKED, "user target cannot be read: 400 OTHER no"),
+    ],
+)
+def test_each_refusal_says_why(target: Reply, source: Reply, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        check({"target": target, "source": source})
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "reason"),
+    [
+        (HTML, Transient, "answered text/html where JSON was expected"),
+        ((200, "application/json", b"[1]"), Transient, "answered application/json where JSON was expected"),
+        ((500, "text/html", b"oh"), Transient, "answered 500"),
+        ((429, "text/plain", b"slow down"), Transient, "answered 429"),
+        ((502, "text/html", b"bad gateway"), Unreachable, "answered 502"),
+        ((503, "text/html", b""), Unreachable, "answered 503"),
+        (envelope({}), Transient, "says nothing of user target"),
+    ],
+)
+def test_an_answer_that_is_none_is_no_refusal(reply: Reply, kind: type[LernError], reason: str) -> None:
+    with pytest.raises(kind, match=reason):
+        check({"target": reply, "source": BLOCKED})
+
+
+def test_a_service_that_does_not_listen_is_waited_for() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="user and org service cannot be reached"):
+            Users(url, PATH).read("u")
+
+
+def test_an_id_is_one_part_of_the_path() -> None:
+    with sunbird(lambda _path, _: user("a/b?c")) as service:
+        Users(service.url + "/", PATH).read("a/b?c")
+    assert service.asked == [(PATH + "a%2Fb%3Fc", None)]
+
+
+def batch_search(documents: list[dict[str, Any]]) -> Any:
+    """The batch search of lms-service: filters that ignore case, thirty unless told otherwise, ten thousand at most."""
+
+    def reply(_path: str, body: Any) -> Reply:
+        request = body["request"]
+        offset, limit = request.get("offset", 0), request.get("limit", 30)
+        if offset + limit > 10_000:
+            return envelope(status=400, err="CLIENT_ERROR")
+        found = [one for one in documents if _fits(one, request["filters"])]
+        found.sort(key=lambda one: str(one[next(iter(request["sort_by"]))]).lower())
+        page = [
+            {name: one[name] for name in request["fields"] if name in one} for one in found[offset : offset + limit]
+        ]
+        return envelope({"response": {"count": len(found), "content": page}})
+
+    return reply
+
+
+def _fits(one: dict[str, Any], filters: dict[str, Any]) -> bool:
+    def texts(value: Any) -> set[str]:
+        return {str(part).lower() for part in (value if isinstance(value, list) else [value])}
+
+    return all(texts(one.get(name)) & texts(value) for name, value in filters.items())
+
+
+def test_lms_service_is_asked_to_the_end() -> None:
+    rows = [batch(number) for number in range(2_100)]
+    rows += [
+        batch(5_000, createdby=OTHER, mentors=[SOURCE]),
+        batch(5_001, createdby=SOURCE.lower()),
+        batch(5_002, status=2),
+    ]
+    with sunbird(batch_search([document(row) for row in rows])) as service:
+        search = LmsSearch(service.url, "/v1/course/batch/search")
+        found = [one.key for one in search.owned_by(SOURCE, (0, 1))]
+    assert sorted(found) == sorted((row["courseid"], row["batchid"]) for row in rows[:2_101])
+    assert not search.ended_early
+
+
+def test_that_lms_service_ends_at_ten_thousand_is_said() -> None:
+    with sunbird(batch_search([document(batch(number)) for number in range(10_001)])) as service:
+        search = LmsSearch(service.url, "/search")
+        assert len(list(search.owned_by(SOURCE))) == 10_000
+    assert search.ended_early
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [(HTML, Transient), (envelope({"response": {"content": None}}), Transient), (envelope(status=400), Refused)],
+)
+def test_a_search_that_fails_is_not_an_empty_one(reply: Reply, kind: type[LernError]) -> None:
+    with sunbird(lambda _path, _: reply) as service, pytest.raises(kind):
+        list(LmsSearch(service.url, "/search").owned_by(TARGET))

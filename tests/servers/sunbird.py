@@ -1,0 +1,73 @@
+"""Sunbird's services as far as they are called: an HTTP server that answers as it is told, and keeps the questions."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+# What is answered to (path, body): status, content type, body.
+Reply = tuple[int, str, bytes]
+Replies = Callable[[str, Any], Reply]
+
+
+@dataclass
+class Sunbird:
+    """A server on loopback. `replies` may be replaced while it runs."""
+
+    replies: Replies
+    url: str = ""
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def envelope(result: Any = None, status: int = 200, err: str | None = None, errmsg: str | None = None) -> Reply:
+    """An answer in Sunbird's envelope."""
+    body = {"id": "api", "ver": "v1", "params": {"err": err, "errmsg": errmsg}, "result": result or {}}
+    return status, "application/json", json.dumps(body).encode()
+
+
+def user(identifier: str, **columns: Any) -> Reply:
+    """The answer of the user read API."""
+    return envelope({"response": {"identifier": identifier, "userId": identifier, "status": 1, **columns}})
+
+
+BLOCKED = envelope(status=400, err="UOS_USRRED0006", errmsg="User account has been blocked .")
+UNKNOWN = envelope(status=404, err="UOS_USRRED0013", errmsg="user not found")
+HTML = (200, "text/html; charset=utf-8", b"<html>please log in</html>")
+
+
+@contextmanager
+def sunbird(replies: Replies) -> Iterator[Sunbird]:
+    """Run a server for the length of the block."""
+    state = Sunbird(replies)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+
+        def _answer(self, body: Any) -> None:
+            state.asked.append((self.path, body))
+            status, kind, content = state.replies(self.path, body)
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        state.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()
