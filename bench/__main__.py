@@ -1,20 +1,68 @@
-"""`make bench`: prints every table."""
+"""`make bench`: every table, or those that are named: `python -m bench imports chain`."""
+
+import importlib
+import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import chain
+console = Console(width=110)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _limit(limit: float) -> str:
+    return f"{limit:g}" if limit else ""
+
+
+def imports() -> None:
+    """Print what starting costs."""
+    from bench import imports as measured
+
+    table = _table("Starting", "", "ms", "limit")
+    for what, milliseconds, limit in measured.measure():
+        table.add_row(what, f"{milliseconds:.0f}", _limit(limit))
+    table.add_row("drivers imported by it", " ".join(measured.drivers_imported()) or "none", "none")
+    console.print(table)
+
+
+def chain() -> None:
+    """Print what a merge costs through broker and workers."""
+    from bench import chain as measured
+
+    table = _table("Through broker and two workers (SQLite and Redis on this machine)", "", "ms", "ratio", "limit")
+    for what, milliseconds, ratio, limit in measured.measure():
+        table.add_row(what, f"{milliseconds:.2f}", f"{ratio:.2f}", _limit(limit))
+    console.print(table)
+
+
+def rows() -> None:
+    """Print what a row costs as users get bigger."""
+    from bench import rows as measured
+
+    table = _table("One user, one process (SQLite)", "content rows", "µs a row", "ratio", "limit", "MiB", "more", "limit")
+    for one, ratio, more in measured.measure():
+        cells = (f"{one.microseconds:.0f}", f"{ratio:.2f}", f"{measured.FLAT:g}", f"{one.peak_mib:.0f}", f"{more:+.0f}")
+        table.add_row(f"{one.rows:,}", *cells, f"{measured.MOST_MIB:g}")
+    console.print(table)
+
+
+TABLES: dict[str, Callable[[], None]] = {"imports": imports, "rows": rows, "chain": chain}
 
 
 def main() -> None:
-    """Measure and print."""
-    console = Console()
-    table = Table(title="Through broker and two workers (SQLite, Redis on this machine)")
-    for heading in ("", "ms", "ratio", "limit"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for what, milliseconds, ratio, limit in chain.measure():
-        table.add_row(what, f"{milliseconds:.2f}", f"{ratio:.2f}", f"{limit:.1f}" if limit else "")
-    console.print(table)
+    """Print the tables that are named, or all."""
+    for name in sys.argv[1:] or TABLES:
+        if name in TABLES:
+            TABLES[name]()
+        else:
+            importlib.import_module(f"bench.{name}").main()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Time per row and memory for one user of 100 to 100,000 content rows: both are to stay flat.
+
+The time of a merge without a row, measured in the same process, is taken off: it has no rows to be spread over.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.dataset import Size, rows
+from bench.stack import ROOT, embedded, enter
+from lern.store.tables import USER_CONTENT_CONSUMPTION
+from workflows import MERGE
+
+SIZES = (100, 1_000, 10_000, 100_000)
+REFERENCE = 1_000
+ROUNDS = 3
+FLAT = 1.5
+MOST_MIB = 40.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One user's merge: rows, microseconds a row (the best of some rounds), peak memory in MiB."""
+
+    rows: int
+    microseconds: float
+    peak_mib: float
+
+
+def measure() -> Iterator[tuple[Measured, float, float]]:
+    """Give (measured, time a row as a ratio, MiB more than at the reference size) by size."""
+    found = {count: min((_measured(count) for _ in range(ROUNDS)), key=lambda one: one.microseconds) for count in SIZES}
+    reference = found[REFERENCE]
+    for one in found.values():
+        yield one, one.microseconds / reference.microseconds, one.peak_mib - reference.peak_mib
+
+
+def _measured(count: int) -> Measured:
+    """Measure in a process of its own: memory that was once taken is not given back."""
+    done = subprocess.run([sys.executable, "-m", "bench.rows", str(count)], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return Measured(**json.loads(done.stdout))
+
+
+def _one(count: int) -> Measured:
+    from tasks.app import BODIES
+    from tasks.step import Done, perform
+
+    size = Size("r", max(1, count // 500), min(500, count), 0)
+    with embedded(LERN_LOG_LEVEL="ERROR") as parts:
+        # Loaded row by row, so that loading takes no memory that the merge could hide in.
+        for table, row in rows(size, 0):
+            if table is USER_CONTENT_CONSUMPTION or row.get("contentstatus"):
+                parts.store.insert(table, [row])
+
+        def timed(source: str, target: str) -> float:
+            [run_id] = enter(parts, "merge", MERGE.steps, [(source, target)])
+            begun = time.perf_counter()
+            for step in MERGE.steps:
+                outcome = perform(parts, step, BODIES[step], run_id, 1)
+                if not isinstance(outcome, Done):
+                    raise TypeError(outcome)
+            return time.perf_counter() - begun
+
+        warm = Size("w", 1, 50, 1)
+        for table, row in rows(warm, 0):
+            parts.store.insert(table, [row])
+        timed(warm.source(0), warm.target(0))
+        empty = min(timed(f"nobody-{number}", f"no-one-{number}") for number in range(10))
+        seconds = timed(size.source(0), size.target(0)) - empty
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Measured(count, seconds / count * 1e6, peak)
+
+
+if __name__ == "__main__":
+    import structlog
+
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    sys.stdout.write(json.dumps(_one(int(sys.argv[1])).__dict__))
