@@ -1,5 +1,7 @@
 """Every Celery setting, each with its reason."""
 
+from celery.schedules import crontab
+
 from lern.settings import Settings
 
 _settings = Settings.load()
@@ -35,7 +37,8 @@ broker_transport_options = {
     "visibility_timeout": 3600,
     "socket_keepalive": True,
 }
-# SIGTERM: unfinished steps get this long, then their messages go back to the queue.
+# SIGTERM: steps end with the chunk in hand and go to other workers. SIGQUIT: they get this long (seconds), then
+# they are killed and their messages go back to the queue.
 worker_soft_shutdown_timeout = 10.0
 worker_enable_soft_shutdown_on_idle = False
 # Admins look at the workers in Flower, which lives on these events.
@@ -46,5 +49,16 @@ worker_hijack_root_logger = False
 # The clock of the machine; all our times are milliseconds since 1970 UTC anyway.
 enable_utc = True
 timezone = "UTC"
+# Beat keeps no file: times by the clock need no memory, and there is nothing that a kill could spoil.
+beat_scheduler = "celery.beat:Scheduler"
+# What is sent twice does no harm. What lies in the queue for so long (seconds) is dropped: the next one does the same.
+beat_schedule = {
+    # A device that comes online is noticed within minutes of the look that is due (an hour, a day … after the merge).
+    "sweep late rows": {"task": "upkeep.sweep", "schedule": crontab(minute="*/5"), "options": {"expires": 3600}},
+    # Little and often: a day's worth of old runs is a few minutes' work, and a long one would be in the way of merges.
+    "prune": {"task": "upkeep.prune", "schedule": crontab(minute=17), "options": {"expires": 6 * 3600}},
+    # A user who stays locked waits for somebody to look: that is said within two minutes.
+    "stuck locks": {"task": "upkeep.locks", "schedule": crontab(), "options": {"expires": 600}},
+}
 # The modules that hold tasks.
-imports = ("tasks.merge", "tasks.ownership", "tasks.undo", "tasks.verify", "tasks.sweeper", "workflows.intake")
+imports = ("tasks.merge", "tasks.ownership", "tasks.undo", "tasks.upkeep", "tasks.verify", "tasks.sweeper", "workflows.intake")

@@ -59,6 +59,12 @@ class Busy(LernError):
     code = "BUSY"
 
 
+class Stopping(LernError):
+    """The worker is being stopped. What is left of the step is another's; no attempt is used up."""
+
+    code = "STOPPING"
+
+
 class TooLarge(LernError):
     """An outgoing event is larger than its topic takes. Trying again cannot help."""
 

@@ -37,6 +37,7 @@ from lern.lock_script import LockScript, impatient, text
 PREFIX: Final = "{lern}:user:"
 POLL: Final = (0.010, 0.050)
 NO_NONCE: Final = "-"
+_SCAN: Final = 500
 _TOKEN: Final = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 log = structlog.get_logger()
@@ -150,6 +151,19 @@ class Locks:
         except redis.RedisError as error:
             raise Unreachable("locks", str(error)) from error
         return {user: _holder(value) for user, value in zip(asked, values, strict=True) if value is not None}
+
+    def all_held(self) -> Iterator[tuple[str, Holder]]:
+        """Go through every user that is held, and who holds it. In bounded memory. Raises `Unreachable`."""
+        cursor = 0
+        while True:
+            try:
+                scanned: Any = self._client.scan(cursor, match=f"{PREFIX}*", count=_SCAN)
+            except redis.RedisError as error:
+                raise Unreachable("locks", str(error)) from error
+            cursor, keys = scanned
+            yield from self.holders([text(key).removeprefix(PREFIX) for key in keys]).items()
+            if not cursor:
+                return
 
     def vouch(self) -> None:
         """Grant locks at once, though this Redis may look as if it had forgotten some.

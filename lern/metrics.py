@@ -5,13 +5,18 @@ directory: whoever starts the worker creates it, empty, and sets the variable be
 """
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from lern.forks import NO_FORKS
+
 RunOutcome = Literal["succeeded", "failed", "undone"]
 EventOutcome = Literal["run", "repeated", "skipped", "dead"]
+UpkeepOutcome = Literal["swept", "pruned"]
 
 # From a step with nothing to do to a user with 100,000 rows.
 _STEP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -55,6 +60,11 @@ OLDEST_QUEUED: Final = Gauge(
     "Age of the oldest run that is still queued, 0 without any.",
     multiprocess_mode="mostrecent",
 )
+STUCK_LOCKS: Final = Counter("lern_stuck_locks", "Looks that found a user held by a step that no longer runs.")
+UPKEEP: Final = Counter("lern_upkeep", "What upkeep did: swept, pruned.", ["outcome"])
+
+# What is looked up when somebody asks, since no event says it.
+_looks: Final[list[Callable[[], None]]] = []
 
 
 def run_ended(workflow: str, outcome: RunOutcome) -> None:
@@ -76,6 +86,16 @@ def retried(workflow: str, step: str, decision: str) -> None:
 def lock_waited(step: str, seconds: float) -> None:
     """Note how long a step waited for its users, whether it got them or stepped aside."""
     LOCK_WAIT_SECONDS.labels(step).observe(seconds)
+
+
+@contextmanager
+def lock_wait(step: str) -> Iterator[None]:
+    """Measure a step's wait for its users."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        lock_waited(step, time.monotonic() - began)
 
 
 def rows_done(table: str, counts: Mapping[str, int]) -> None:
@@ -109,14 +129,36 @@ def bridge_lost(topic: str, partition: int) -> None:
     BRIDGE_LAG.remove(topic, str(partition))
 
 
-def queue(name: str, length: int, oldest_seconds: float) -> None:
+def queue(name: str, length: float, oldest_seconds: float) -> None:
     """Set the queue's length and the age of the oldest queued run."""
     QUEUE_LENGTH.labels(name).set(length)
     OLDEST_QUEUED.set(oldest_seconds)
 
 
+def stuck_lock() -> None:
+    """Count a lock that was found stuck."""
+    STUCK_LOCKS.inc()
+
+
+def upkeep_done(outcome: UpkeepOutcome, count: int) -> None:
+    """Count what upkeep did."""
+    UPKEEP.labels(outcome).inc(count)
+
+
+def look_first(look: Callable[[], None]) -> None:
+    """Have this called before every exposition, to set what is to be set then. It must not raise."""
+    _looks.append(look)
+
+
 def exposition() -> bytes:
     """Give all metrics in Prometheus' text form, those of every process of the worker together."""
+    with NO_FORKS:
+        return _exposition()
+
+
+def _exposition() -> bytes:
+    for look in _looks:
+        look()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()

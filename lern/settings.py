@@ -241,6 +241,12 @@ class Settings(BaseModel):
     bridge_host: Annotated[str, _matching(r"[A-Za-z0-9.:_-]+", "an address of this machine, as in 0.0.0.0")] = Field(
         default="127.0.0.1", description="Address on which they are served; in a container `0.0.0.0`."
     )
+    worker_port: Annotated[int, _between(1, 65_535, "it is a port")] | None = Field(
+        default=None, description="Port of a worker's `/health`, `/ready` and `/metrics`. Not set: not served."
+    )
+    worker_host: Annotated[str, _matching(r"[A-Za-z0-9.:_-]+", "an address of this machine, as in 0.0.0.0")] = Field(
+        default="127.0.0.1", description="Address on which they are served; in a container `0.0.0.0`."
+    )
     queue: Name = Field(default="lern", description="Celery queue of the steps.")
     concurrency: Annotated[int, _between(1, 1_000, "each is a process of the worker")] = Field(
         default=2, description="Processes per worker."

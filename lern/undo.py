@@ -9,7 +9,7 @@ from lern.ledger import Entered, Ledger, NewRun
 
 WORKFLOW: Final = "undo"
 STEP: Final = "merge.undo"
-UNDOABLE: Final = frozenset({"merge", "ownership"})
+UNDOABLE: Final = frozenset({"merge", "sweep", "ownership"})
 
 
 def request(ledger: Ledger, run_id: str, now: int) -> Entered:

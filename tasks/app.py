@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery
-from celery.exceptions import Ignore, Retry
-from celery.signals import setup_logging, worker_process_init
+from celery.exceptions import Ignore, Reject, Retry
+from celery.signals import setup_logging, worker_process_init, worker_shutting_down
 
 from lern import log as logging
 from lern.errors import Unreachable
 from lern.services import Services
 from lern.settings import Settings
+from lern.stopping import STOP
 from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, new_token, perform
 
 log = structlog.get_logger()
@@ -45,6 +46,18 @@ def services() -> Services:
 @worker_process_init.connect
 def _forget_parent(**_: Any) -> None:
     _Process.services = None
+
+
+@worker_shutting_down.connect
+def _ask_to_stop(**_: Any) -> None:
+    """Have the steps at work end with the chunk in hand. Called in a signal handler."""
+    STOP.set()
+
+
+def give_back_when_stopping() -> None:
+    """Give the message in hand back to the queue if this worker is to stop: another takes it at once."""
+    if STOP.is_set():
+        raise Reject("the worker is being stopped", requeue=True)
 
 
 @setup_logging.connect
@@ -80,6 +93,7 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
     # One token for all tries: to the ledger it is one execution, not one that died and another.
     token = new_token()
     while True:
+        give_back_when_stopping()
         try:
             return perform(services(), name, body, run_id, generation, token)
         except Unreachable as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lern import metrics
 from lern.chunks import merge, sync
 from lern.lms_cache import forget_enrolment_list
 from lern.rules.merge import EnrolmentPolicy
@@ -150,6 +151,7 @@ def _merge(work: Work, slices: Iterable[_Slices], course_of: dict[str, str] | No
         else:
             work.warnings.append(f"{part.table.name}: the source is still being written; a sweep takes the rest")
         left.update(left_now)
+        metrics.rows_done(part.table.name, {"left": len(left_now)})
     for reason in sorted(set(left.values())):
         keys = [list(key) for key, why in left.items() if why == reason]
         work.warnings.append(f"left at the source, {reason}: {_named(keys)}")
@@ -167,6 +169,7 @@ def _pass(
     """Go over the source's rows once, from the start; tell whether there was anything to do."""
     found = False
     for rows in _bunches(work.services.store, part.table, part.wheres, at_once):
+        work.go_on()
         planned = planner.plan(part.table, rows)
         left.update(planned.left)
         if planned.chunk is not None:

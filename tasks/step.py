@@ -4,11 +4,13 @@
 every call, without a broker; `tasks.app.step_task` turns its outcome into Celery's words.
 """
 
+import logging
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,14 +18,16 @@ import structlog
 
 from lern import chunks, events, metrics
 from lern.chunks import Chunk
-from lern.errors import Busy, LernError, LockLost, Refused, Unreachable, WorkerLost
+from lern.errors import LernError, Unreachable, WorkerLost
+from lern.ledger import Chunk as SavedChunk
 from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
 from lern.locks import Held
 from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent
-from lern.retry import GiveUp, Retry, RetryPolicy, Wait
+from lern.retry import GiveUp, Retry, RetryPolicy
 from lern.services import Services
+from lern.stopping import STOP
 
 log = structlog.get_logger()
 
@@ -89,6 +93,10 @@ class Work:
         """Stop here if the users are no longer ours. Called before every write."""
         self.held.check()
 
+    def go_on(self) -> None:
+        """Stop here if the worker is to stop: between two chunks, where nothing is half done."""
+        STOP.check()
+
     def journal(
         self,
         kind: str,
@@ -98,6 +106,20 @@ class Work:
         number: int | None = None,
     ) -> None:
         """Journal a chunk with its events, carry it out and mark it. Without a number it gets the next one."""
+        saved = self.plan(kind, chunk, scope, outgoing, number)
+        # Somebody may have been there first; then that chunk counts, and ours was never written down.
+        self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload))
+
+    def plan(
+        self,
+        kind: str,
+        chunk: Chunk,
+        scope: Scope | None = None,
+        outgoing: tuple[OutgoingEvent, ...] = (),
+        number: int | None = None,
+    ) -> SavedChunk:
+        """Journal a chunk and leave it to `carry_out_planned`, or to whoever finds it unfinished."""
+        self.go_on()
         self.guard()
         ledger = self.services.ledger
         new = NewChunk(
@@ -110,9 +132,14 @@ class Work:
             payload=chunk.to_payload(),
             scope=scope,
         )
-        saved = ledger.journal(new, outgoing, now_ms(), token=self.held.token)
-        # Somebody may have been there first; then that chunk counts, and ours was never written down.
-        self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload))
+        return ledger.journal(new, outgoing, now_ms(), token=self.held.token)
+
+    def carry_out_planned(self) -> None:
+        """Carry out the chunks of this step that are not marked yet, a few at a time in memory."""
+        for saved in self.services.ledger.chunks(self.run.id, self.step):
+            if saved.state == "open":
+                self.go_on()
+                self._carry_out(saved.id, chunks.read(saved.kind, saved.payload))
 
     def _next_number(self) -> int:
         """Count chunks: only the first time is the ledger asked, since nobody else journals for this step now."""
@@ -128,6 +155,7 @@ class Work:
         and its counters would be counted from the wrong place.
         """
         for saved in self.services.ledger.open_chunks(self.users):
+            self.go_on()
             log.info("rolls forward", chunk=saved.id, of_run=saved.run_id, of_step=saved.step)
             self._carry_out(saved.id, chunks.read(saved.kind, saved.payload))
 
@@ -138,6 +166,8 @@ class Work:
 
     def _carry_out(self, chunk_id: int, chunk: Chunk) -> None:
         carried = chunk.carry_out(self.services.store, self.guard)
+        for table, counts in carried.rows.items():
+            metrics.rows_done(table, counts)
         self.guard()
         self.services.ledger.mark(
             chunk_id, {**carried.counts, "warnings": list(carried.warnings)}, carried.contributed, now_ms()
@@ -161,7 +191,8 @@ def perform(
     `Unreachable` for the ledger alone.
     """
     token = token or new_token()
-    with structlog.contextvars.bound_contextvars(run=run_id, step=name):
+    # The users are known when the run has been read, and stay on the step's last line.
+    with structlog.contextvars.bound_contextvars(run=run_id, step=name, users=[]):
         begun = time.monotonic()
         outcome = _attempt(services, name, body, run_id, generation, token)
         _tell(services, name, run_id, outcome, time.monotonic() - begun)
@@ -173,10 +204,8 @@ def _attempt(services: Services, name: str, body: Body, run_id: str, generation:
         run = services.ledger.peek(run_id)
         if run is None:
             return Ended("no such run")
-        with (
-            structlog.contextvars.bound_contextvars(users=[run.source, run.target]),
-            _hold(services, run, name, token) as (held, concerned),
-        ):
+        structlog.contextvars.bind_contextvars(users=sorted({run.source, run.target}))
+        with _hold(services, run, name, token) as (held, concerned):
             return _carry_on(services, name, body, run, generation, token, held, concerned)
     except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
         return _decide(services, name, run_id, generation, token, error)
@@ -227,7 +256,11 @@ def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator
     """
     users = {run.source, run.target}
     while True:
-        with services.locks.hold(users, token, services.settings.lock_wait, f"{run.id} {name}") as held:
+        with ExitStack() as until_here:
+            with metrics.lock_wait(name):
+                held = until_here.enter_context(
+                    services.locks.hold(users, token, services.settings.lock_wait, f"{run.id} {name}")
+                )
             concerned = services.ledger.concerned(users, run.target)
             wanted = users | {concerned.final} | concerned.unfinished
             if wanted == users:
@@ -241,6 +274,8 @@ def deliver(services: Services, run_id: str | None, created_before: int | None =
     while events_ := services.ledger.undelivered(run_id, limit=SEND_AT_ONCE, created_before=created_before):
         services.sender.send(events_)
         services.ledger.delivered([event.mid for event in events_], now_ms())
+        for topic, number in Counter(event.topic for event in events_).items():
+            metrics.event_sent(topic, number)
 
 
 def _decide(services: Services, name: str, run_id: str, generation: int, token: str, error: Exception) -> Outcome:
@@ -253,19 +288,19 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
         return Ended(_OVERTAKEN)
     # Before the ledger said that the step is ours, nobody may be spoken for but a step that nobody has.
     mine = token if run.token == token else None
+    if not isinstance(error, LernError):
+        log.error("nobody foresaw this", exc_info=error)
     at = now_ms()
     policy = RetryPolicy(settings.max_attempts, settings.retry_base, settings.retry_cap)
     waited = (at - run.created_at) / 1000
     decision = policy.decide(error, run.attempts + 1, waited, random.random())  # noqa: S311 - jitter, no secret
     if isinstance(decision, GiveUp):
-        log.error("step failed", code=decision.code, reason=decision.reason, exc_info=_unforeseen(error))
         announcement = _announcement(services, run_id, generation, decision)
         if not ledger.fail(run_id, name, generation, mine, at, decision.code, decision.reason, announcement):
             return Ended(_OVERTAKEN)
         metrics.run_ended(run.workflow, "failed")
         deliver(services, run_id)
         return Failed(decision.code, decision.reason)
-    log.info("step waits" if isinstance(decision, Wait) else "step is retried", reason=decision.reason)
     next_at = at + round(decision.seconds * 1000)
     counts = isinstance(decision, Retry)
     if not ledger.step_aside(run_id, name, generation, mine, at, next_at, _code(error), decision.reason, counts=counts):
@@ -276,11 +311,6 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
 
 def _code(error: Exception) -> str:
     return error.code if isinstance(error, LernError) else "UNEXPECTED"
-
-
-def _unforeseen(error: Exception) -> Exception | None:
-    """Give the error where its traceback is of use: where nobody foresaw it."""
-    return None if isinstance(error, Refused | Busy | LockLost | Unreachable) else error
 
 
 def _announcement(services: Services, run_id: str, generation: int, decision: GiveUp) -> OutgoingEvent | None:
@@ -295,7 +325,8 @@ def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds:
     """Say what came of it: one line, one metric, and the run's shadow for other services."""
     word = type(outcome).__name__.lower()
     metrics.step_ended(name, word, seconds)
-    log.info("step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
+    level = logging.ERROR if isinstance(outcome, Failed) else logging.INFO
+    log.log(level, "step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
     if isinstance(outcome, Aside):
         _show(services, run_id, RunState("waiting", name, outcome.reason))
     elif isinstance(outcome, Failed):
@@ -311,7 +342,13 @@ def _show(services: Services, run_id: str, state: RunState) -> None:
 
 
 def _details(outcome: Outcome) -> dict[str, Any]:
-    return {"rows": outcome.result} if isinstance(outcome, Done) else {"reason": outcome.reason}
+    match outcome:
+        case Done(result):
+            return {"rows": result}
+        case Failed(code, reason):
+            return {"code": code, "reason": reason}
+        case Ended(reason) | Aside(reason, _):
+            return {"reason": reason}
 
 
 def now_ms() -> int:

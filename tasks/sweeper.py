@@ -8,7 +8,6 @@ merely waits in the queue is left alone.
 
 import base64
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,12 @@ from redis.exceptions import LockError
 from lern import verification
 from lern.client import INTAKE, QUEUE_HEADER
 from lern.errors import LernError, Unreachable
+from lern.forks import NO_FORKS
+from lern.health import Health
 from lern.ledger import Pending
 from lern.services import Services
 from lern.settings import Settings
+from tasks import serving
 from tasks.step import deliver, now_ms
 
 log = structlog.get_logger()
@@ -41,6 +43,10 @@ A_DAY: Final = 86_400_000
 AT_ONCE: Final = 200
 # An event is sent by its own step at once. Only one that has lain so long (ms) has lost its sender.
 EVENT_LEFT_AFTER: Final = 60_000
+# A sweep may wait for the ledger's lock (30 s), more than once. A loop that stands for longer (s) hangs.
+PATIENCE: Final = 120.0
+# By this name a worker's health says that it cannot sweep.
+_SWEEPER: Final = "sweeper"
 
 
 class Sweeper:
@@ -63,6 +69,11 @@ class Sweeper:
         sent += self._verify()
         deliver(self._services, None, created_before=now_ms() - EVENT_LEFT_AFTER)
         return sent
+
+    def resign(self) -> None:
+        """Let another sweep at once, instead of when our turn lapses."""
+        if self._turn is not None and self._turn.owned():
+            self._turn.release()
 
     def remember(self) -> int:
         """Send everything unfinished if Redis does not remember us, then leave our mark.
@@ -214,26 +225,17 @@ def _intake_of(raw: bytes | None) -> tuple[str, str | None, str | None] | None:
 
 
 class SweeperThread:
-    """Sweeps in the background until it is stopped.
+    """Sweeps in the background until it is stopped. A worker's forks wait until it is out of a sweep."""
 
-    A worker forks its children. A child that is forked while this thread is inside a driver would
-    inherit that driver's locks for ever, so forks wait until the thread is out, and only then.
-    """
-
-    def __init__(self, services: Services) -> None:
-        """Prepare; nothing runs before `start`."""
+    def __init__(self, services: Services, health: Health | None = None) -> None:
+        """Prepare; nothing runs before `start`. `health` is told how it goes."""
         self._services = services
+        self._health = health
         self._stop = threading.Event()
-        self._inside = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="sweeper", daemon=True)
 
     def start(self) -> None:
         """Begin to sweep."""
-        os.register_at_fork(
-            before=self._inside.acquire,
-            after_in_parent=self._inside.release,
-            after_in_child=self._inside.release,
-        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -243,22 +245,31 @@ class SweeperThread:
     def _loop(self) -> None:
         sweeper = Sweeper(self._services)
         while not self._stop.wait(self._services.settings.sweep_interval):
-            with self._inside, _survived():
+            with NO_FORKS, _survived(self._health):
                 sweeper.sweep()
+        with NO_FORKS, _survived():
+            sweeper.resign()
 
 
 @contextmanager
-def _survived() -> Iterator[None]:
+def _survived(health: Health | None = None) -> Iterator[None]:
     """Let the next turn try again: a server that is away is no reason to stop sweeping."""
+    health = health or Health(PATIENCE)
     try:
         yield
+        health.cleared(_SWEEPER)
     except (Unreachable, RedisError, OSError) as error:
         log.warning("could not sweep", reason=str(error))
+        health.hindered(_SWEEPER, str(error))
     except LernError as error:
         log.error("could not sweep", reason=str(error))  # noqa: TRY400 - the message says it all
-    except Exception:
+        health.hindered(_SWEEPER, str(error))
+    except Exception as error:
         # Nobody watches this thread: if it died, nothing would be recovered any more.
         log.exception("sweep failed")
+        health.hindered(_SWEEPER, f"{type(error).__name__}: {error}")
+    finally:
+        health.turned()
 
 
 _thread: SweeperThread | None = None
@@ -274,8 +285,12 @@ def _remember(**_: Any) -> None:
 @worker_ready.connect
 def _start(**_: Any) -> None:
     global _thread  # noqa: PLW0603 - one sweeper a process
-    _thread = SweeperThread(Services(Settings.load()))
+    settings = Settings.load()
+    health = Health(PATIENCE)
+    _thread = SweeperThread(Services(settings), health)
     _thread.start()
+    health.cleared("start")
+    serving.start(settings, health)
 
 
 @worker_shutting_down.connect

@@ -15,6 +15,7 @@ def verify(work: Work) -> Result:
         return {"skipped": "the merge has been undone, or is no longer in the ledger"}
     moved_on = 0
     for saved in ledger.chunks(merge.id):
+        work.go_on()
         if saved.kind != KIND:
             continue
         chunk = chunks.read(saved.kind, saved.payload)

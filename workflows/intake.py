@@ -20,7 +20,7 @@ from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent
 from lern.services import Services
 from lern.settings import Settings
-from tasks.app import app, services
+from tasks.app import app, give_back_when_stopping, services
 from tasks.step import now_ms
 from workflows import Skipped, workflow_for
 
@@ -190,6 +190,7 @@ def announce(parts: Services, taken: Taken) -> None:
     except TooLarge:
         for letter in taken.letters:
             _announce_alone(parts, topic, letter)
+    metrics.event_sent(topic, len(taken.letters))
 
 
 def _announce_alone(parts: Services, topic: str, letter: NewDeadLetter) -> None:
@@ -233,6 +234,7 @@ def intake(value: str, topic: str | None, run_id: str | None) -> None:
 
 def _patiently(parts: Services, message: Message) -> Taken:
     while True:
+        give_back_when_stopping()
         try:
             return take_in(parts, [message])
         except Unreachable as error:

@@ -122,9 +122,9 @@ class MergeChunk:
         with store.unit(guard) as unit:
             unit.settle(self.table, by_key.keys(), decide)
             changed = unit.remove(self.table, removable) if removable else []
-        if self.again:
-            return Carried({"mended": len(self.entries)})
-        return Carried(self._counts(len(removable) - len(changed)), self._contributions(changed))
+        counts = {"mended": len(self.entries)} if self.again else self._counts(len(removable) - len(changed))
+        contributed = {} if self.again else self._contributions(changed)
+        return Carried(counts, contributed, rows={self.table.name: counts})
 
     def taken_back(self, store: Store) -> "MergeChunk | None":
         """Give the part of this chunk that somebody has taken back since, as a chunk that settles it again.

@@ -4,6 +4,7 @@ The rows are not sums or maxima of two accounts but what the target's own conten
 reads those again every time: a live writer's newer content counts as well.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -64,13 +65,19 @@ class SyncChunk:
             aggregates = [(item, activity) for item in self.items for activity in (item.course, *item.units)]
             keys = [aggregate_key(self.user, activity, item.batch) for item, activity in aggregates]
             unit.settle(USER_ACTIVITY_AGG, keys, self._aggregates(unit))
-        return Carried({"computed": self.rows_to_change})
+        changed = self._to_change
+        return Carried({"computed": changed.total()}, rows={name: {"computed": n} for name, n in changed.items()})
 
     @property
     def rows_to_change(self) -> int:
         """How many rows are to become others. By the journal: who finishes a chunk of the dead finds less to write."""
-        rows = ((item.before.get(place), row) for item in self.items for place, row in item.wanted.items())
-        return sum(not same(before, row) for before, row in rows)
+        return self._to_change.total()
+
+    @property
+    def _to_change(self) -> Counter[str]:
+        """Count these rows by table."""
+        rows = ((place, item.before.get(place), row) for item in self.items for place, row in item.wanted.items())
+        return Counter(table for (table, _), before, row in rows if not same(before, row))
 
     def _key(self, item: Item) -> Key:
         return (self.user, item.course, item.batch)

@@ -38,6 +38,14 @@ def celery_worker(settings: Settings, *, concurrency: int | None, loglevel: str 
     ]
 
 
+def celery_beat(settings: Settings, *, loglevel: str | None) -> list[str]:
+    """Give the command line of beat. Without a pid file: that of a killed one would stop the next start."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "tasks.app", "beat", "--pidfile="),
+        *("--loglevel", loglevel or settings.log_level),
+    ]
+
+
 def bridge(file: Path | str, topic: str | None, report: Path | None = None) -> list[str]:
     """Give the command line of a bridge that reads a file."""
     command = [sys.executable, "-m", "workflows.bridge", "--from", str(file)]

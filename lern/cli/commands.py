@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "dead": Entry(ADMIN, "List events that could not become a run, show one, replay it."),
     "worker": Entry(OPERATOR, "Start a worker, which carries out the steps of runs."),
     "bridge": Entry(OPERATOR, "Start the bridge, which turns events into runs."),
+    "beat": Entry(OPERATOR, "Start beat, which sends upkeep to the workers when it is time."),
     "doctor": Entry(OPERATOR, "Check every connection and say what to do about what is wrong."),
     "rows": Entry(DATA, "Load learner rows from a file, or dump them to one."),
     "migrate": Entry(DATA, "Create the schemas, or bring them to this version's."),

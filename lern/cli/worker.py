@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from lern import metrics_dir
 from lern.cli.children import Child, celery_worker, environ, forwarded, replace_with
 from lern.cli.options import LogLevel
 from lern.cli.stack import in_use, prepare, with_broker
@@ -28,10 +29,14 @@ def worker(
     settings = Settings.load()
     settings.require_shared_ledger()
     prepare(settings)
+    # Needed only by who asks for the numbers.
+    numbers = metrics_dir.new(settings.data_dir / "metrics") if settings.worker_port is not None else None
+    shared = {} if numbers is None else numbers.environ
     if not settings.embedded_redis:
-        replace_with(celery_worker(settings, concurrency=concurrency, loglevel=loglevel), environ(settings))
+        replace_with(celery_worker(settings, concurrency=concurrency, loglevel=loglevel), environ(settings) | shared)
     with with_broker(settings) as named, in_use(settings) as use:
         command = celery_worker(named, concurrency=concurrency, loglevel=loglevel)
-        with Child(command, environ(named), inherited=(use,)) as child:
+        inherited = (use,) if numbers is None else (use, numbers.descriptor)
+        with Child(command, environ(named) | shared, inherited=inherited) as child:
             code = forwarded(child)
     raise typer.Exit(code)

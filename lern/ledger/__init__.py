@@ -32,6 +32,7 @@ from lern.ledger.records import (
     NewDeadLetter,
     NewRun,
     Pending,
+    Pruned,
     Refusal,
     Run,
     RunDetail,
@@ -39,6 +40,7 @@ from lern.ledger.records import (
     Started,
     Step,
 )
+from lern.ledger.retention import Retention
 from lern.ledger.runs import Runs
 from lern.ledger.second_chance import SecondChance
 from lern.ledger.steps import Steps
@@ -63,6 +65,7 @@ __all__ = [
     "NewDeadLetter",
     "NewRun",
     "Pending",
+    "Pruned",
     "Refusal",
     "Run",
     "RunDetail",
@@ -89,6 +92,7 @@ class Ledger(
     Paging,
     Looking,
     SecondChance,
+    Retention,
 ):
     """All of the ledger: each part's file tells of its calls."""
 

@@ -12,6 +12,7 @@ from lern.ledger.merged_accounts import Admitted, admit
 from lern.ledger.records import (
     LATER_MERGE,
     NOT_ENDED,
+    NOT_STANDING,
     UNKNOWN_RUN,
     Entered,
     NewDeadLetter,
@@ -40,7 +41,8 @@ class Intake:
 
         A run that is there already is left as it is. A merge that would close a circle, or whose source
         went elsewhere before, is refused and becomes a dead letter; whether it does is decided in the
-        order given, each run seeing those before it. An undo is refused while a later merge stands.
+        order given, each run seeing those before it. An undo is refused while a later merge stands, a sweep
+        unless its merge stands: it must not merge again what was taken back.
         Raises `Unreachable`, `Transient`; then nothing was entered, or all of it was: enter it again.
         """
         with self._database.write() as connection:
@@ -89,12 +91,23 @@ class _Batch:
             return _admit_undo(self.connection, run.undo_of)
         if not run.merge:
             return None
+        if run.sweeps is not None and not self._stands(run):
+            return Refusal(NOT_STANDING, "", f"merge {run.sweeps} has been undone, or is no longer in the ledger")
         decision = admit(run.source, run.target, self.forwards)
         if isinstance(decision, Refusal):
             self.refused.append(_dead(run, decision))
             return decision
         self._remember(run, decision)
         return None
+
+    def _stands(self, run: NewRun) -> bool:
+        """Whether the merge that a sweep is about stands, and its accounts have not gone different ways since."""
+        merge = runs.find(self.connection, run.sweeps or "")
+        if merge is None or merge.state != "succeeded" or run.source not in self.forwards:
+            return False
+        return admit(run.source, run.target, self.forwards) == Admitted(
+            merged_accounts.follow(run.target, self.forwards), remember=False
+        )
 
     def _remember(self, run: NewRun, admitted: Admitted) -> None:
         if not admitted.remember:

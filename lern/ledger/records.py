@@ -31,6 +31,7 @@ ALREADY_MERGED: Final = "ALREADY_MERGED"
 UNKNOWN_RUN: Final = "UNKNOWN_RUN"
 NOT_ENDED: Final = "NOT_ENDED"
 LATER_MERGE: Final = "LATER_MERGE"
+NOT_STANDING: Final = "NOT_STANDING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class NewRun:
     `id` is deterministic (uuid5 of workflow, mid and users): entering it again is no new run. `merge`:
     the source is merged away, so circles are refused and the account is remembered as merged. A workflow
     of one account names it as source and target. `topic` is "" and `partition`, `offset`, `key` are None
-    for an event that did not come from Kafka. `undo_of`: the run that this one takes back.
+    for an event that did not come from Kafka. `undo_of`: the run that this one takes back. `sweeps`: the
+    merge whose late rows this one brings along; it is entered only while that merge stands.
     """
 
     id: str
@@ -57,6 +59,7 @@ class NewRun:
     key: bytes | None = None
     merge: bool = False
     undo_of: str | None = None
+    sweeps: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +329,14 @@ class MergedAccount:
     target: str
     run_id: str
     merged_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many runs and replayed dead letters the ledger has let go of."""
+
+    runs: int
+    letters: int
 
 
 @dataclass(frozen=True, slots=True)
