@@ -19,7 +19,8 @@ accept_content = ["json"]
 # A message is gone only when its step is through: a killed worker's message comes back.
 task_acks_late = True
 # A step that raised has been entered in the ledger; its message must not come back.
-task_acks_on_failure_or_timeout = True
+task_acks_on_failure = True
+task_acks_on_timeout = True
 # A child that was killed gives its message back at once. The ledger counts how often (LERN_MAX_LOST).
 task_reject_on_worker_lost = True
 # One message per child: a long merge must not sit on others that an idle worker could take.
@@ -61,4 +62,13 @@ beat_schedule = {
     "stuck locks": {"task": "upkeep.locks", "schedule": crontab(), "options": {"expires": 600}},
 }
 # The modules that hold tasks.
-imports = ("tasks.merge", "tasks.ownership", "tasks.undo", "tasks.upkeep", "tasks.verify", "tasks.sweeper", "workflows.intake")
+imports = (
+    "tasks.merge",
+    "tasks.ownership",
+    "tasks.undo",
+    "tasks.upkeep",
+    "tasks.verify",
+    "tasks.sweeper",
+    "workflows.intake",
+    "workflows.replay",
+)

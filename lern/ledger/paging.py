@@ -127,7 +127,7 @@ class Paging:
     def groups(self, state: RunState, limit: int = COUNTED) -> list[RunGroup]:
         """Group the runs of a state by their reason, the largest group first; the first `MOST_GROUPS` reasons."""
         with self._database.read() as connection:
-            reasons = _reasons(connection, state)
+            reasons = _different(connection, runs.c.reason, runs.c.state == state)
         made = [self._group(state, reason, limit) for reason in reasons]
         return sorted(filter(None, made), key=lambda group: -group.counted.number)
 
@@ -140,6 +140,11 @@ class Paging:
             oldest_at = connection.scalar(oldest)
         # The last of them may have moved on between the questions.
         return RunGroup(reason, counted, oldest_at, latest[0]) if latest and oldest_at is not None else None
+
+    def workflows(self) -> list[str]:
+        """Give the workflows that there are runs of, by name; the first `MOST_GROUPS`."""
+        with self._database.read() as connection:
+            return _different(connection, runs.c.workflow, sa.true())
 
     def waiting_since(self, waiting: Sequence[Run]) -> dict[str, int]:
         """Give the time (ms) since which each run has been waiting in its current step, without having got further."""
@@ -226,15 +231,17 @@ def _by_id(connection: sa.Connection, text: str) -> list[Run]:
     return [run for run in map(run_of, connection.execute(query)) if run.id.startswith(beginning)]
 
 
-def _reasons(connection: sa.Connection, state: RunState) -> list[str]:
-    """Give the different reasons of a state, by one step through the index for each."""
+def _different(
+    connection: sa.Connection, column: "sa.Column[Any]", condition: sa.ColumnElement[bool]
+) -> list[str]:
+    """Give the different texts of a column, by one step through its index for each."""
     found: list[str] = []
-    query = sa.select(sa.func.min(runs.c.reason)).where(runs.c.state == state)
-    following = query.where(runs.c.reason > sa.bindparam("last", type_=sa.Text))
-    reason = connection.scalar(query.where(runs.c.reason.is_not(None)))
-    while reason is not None and len(found) < MOST_GROUPS:
-        found.append(reason)
-        reason = connection.scalar(following, {"last": reason})
+    query = sa.select(sa.func.min(column)).where(condition)
+    following = query.where(column > sa.bindparam("last", type_=sa.Text))
+    text = connection.scalar(query.where(column.is_not(None)))
+    while text is not None and len(found) < MOST_GROUPS:
+        found.append(text)
+        text = connection.scalar(following, {"last": text})
     return found
 
 

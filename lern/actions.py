@@ -1,0 +1,117 @@
+"""What people do about runs and dead letters: retry, try now, undo, replay. Each once, whoever else asks for it.
+
+The ledger comes first, by compare-and-set, with the name of who did it; the message to the workers after that.
+What is killed or loses the broker in between is in the ledger, and sent by the sweeper.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lern import undo as undoing
+from lern.client import Chain
+from lern.errors import Refused, Unreachable
+from lern.ledger import DeadLetter, Pending, Run
+from lern.ledger.audit import Act
+from lern.mirror import RunState
+from lern.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run that somebody has set going. `sent`: its message is in the queue; else the sweeper will send it."""
+
+    run: Run
+    sent: bool = True
+
+
+def retry(parts: Services, run_id: str, who: str, now: int, step: str | None = None) -> Started:
+    """Try a run again where it failed, or from a step on. Raises `Refused` with the reason, `now` in ms."""
+    return send(parts, [retried(parts, run_id, who, now, step)])[0]
+
+
+def retried(parts: Services, run_id: str, who: str, now: int, step: str | None = None) -> Run:
+    """Note in the ledger that a run is to be tried again; it is still to be sent. Raises `Refused`."""
+    parts.ledger.retry(run_id, now, who, step)
+    return _run(parts, run_id)
+
+
+def hurry(parts: Services, run_id: str, who: str, now: int) -> Started:
+    """Try a waiting run at once instead of when it is due. Raises `Refused` if it does not wait (any more)."""
+    return send(parts, [hurried(parts, run_id, who, now)])[0]
+
+
+def hurried(parts: Services, run_id: str, who: str, now: int) -> Run:
+    """Note in the ledger that a waiting run is tried now; it is still to be sent. Raises `Refused`."""
+    run = _run(parts, run_id)
+    if run.state != "waiting" or run.step is None:
+        raise Refused(f"run {run_id} is {run.state}: only a waiting one can be tried now")
+    if not parts.ledger.requeue(_pending(run, run.step), now):
+        raise Refused(f"run {run_id} has gone on by itself in this moment")
+    parts.ledger.note(Act(now, who, "try now", run_id=run_id, detail=run.step))
+    return _run(parts, run_id)
+
+
+def undo(parts: Services, run_id: str, who: str, now: int) -> Started:
+    """Take a merge back, by a run of its own, which is given. Raises `Refused` with the reason."""
+    run = _run(parts, run_id)
+    if run.state == "undone":
+        raise Refused(f"run {run_id} is undone already")
+    entered = undoing.request(parts.ledger, run_id, now)
+    if not entered.new:
+        raise Refused(f"run {run_id} is being undone by run {entered.run_id}, which is {entered.state}")
+    parts.ledger.note(Act(now, who, "undo", run_id=run_id, detail=entered.run_id))
+    parts.ledger.note(Act(now, who, "undo", run_id=entered.run_id, detail=f"of {run_id}"))
+    return send(parts, [_run(parts, entered.run_id)])[0]
+
+
+def send(parts: Services, runs: Sequence[Run]) -> list[Started]:
+    """Send the chains of queued runs, and tell whether the workers have them."""
+    try:
+        # Shown before they are sent: what waits for the run must not read how it ended the last time.
+        parts.mirror.show_all([run.id for run in runs], RunState("queued"))
+        parts.queue.send_chains([Chain(run.id, run.generation, run.remaining) for run in runs])
+    except Unreachable:
+        return [Started(run, sent=False) for run in runs]
+    return [Started(run) for run in runs]
+
+
+def replay(parts: Services, dead_id: int, who: str) -> DeadLetter:
+    """Have a dead letter taken in again; a worker does it, once, and marks it. Raises `Refused`, `Unreachable`.
+
+    Gives the letter as it stood. Sent again before a worker has come to it, it is still taken in once.
+    """
+    letter = parts.ledger.dead_letter(dead_id)
+    if letter is None:
+        raise Refused(f"there is no dead letter {dead_id}")
+    if letter.state != "open":
+        raise Refused(f"dead letter {dead_id} was replayed already, as run {letter.run_id}")
+    parts.queue.send_replay(dead_id, who)
+    return letter
+
+
+def refused_again(before: DeadLetter, after: DeadLetter) -> bool:
+    """Whether a replayed letter has become a dead letter once more."""
+    return after.state == "open" and after.last_at != before.last_at
+
+
+def _run(parts: Services, run_id: str) -> Run:
+    run = parts.ledger.peek(run_id)
+    if run is None:
+        raise Refused(f"there is no run {run_id}")
+    return run
+
+
+def _pending(run: Run, step: str) -> Pending:
+    return Pending(
+        run.id,
+        run.workflow,
+        step,
+        run.generation,
+        run.token,
+        run.source,
+        run.target,
+        run.queued_at,
+        run.started_at,
+        run.next_at,
+        run.remaining,
+    )

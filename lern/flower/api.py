@@ -1,0 +1,223 @@
+"""The same over HTTP, for scripts: JSON as `lern runs list --json` and its like print it.
+
+`Authorization: Bearer` with `LERN_FLOWER_API_TOKEN`, or whatever a browser on our pages sends. 401 for nobody, 403
+for who may only look, 404 for what is not there, 409 with the reason for what the state does not allow.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from tornado.web import HTTPError
+
+from lern import actions
+from lern.errors import Refused
+from lern.flower.chosen import BadChoice, Chosen, cursor, written
+from lern.flower.page import Page, link, now_ms
+from lern.ledger import RunDetail
+from lern.ledger.records import DeadState
+
+MOST: Final = 1_000
+PATIENCE: Final = 5.0
+_PAUSE: Final = 0.1
+_DEAD: Final[dict[str, DeadState]] = {"open": "open", "replayed": "replayed"}
+
+
+class Api(Page):
+    """What every answer for scripts shares."""
+
+    def get_current_user(self) -> str | None:
+        """Know a script by its token."""
+        header = self.request.headers.get("Authorization")
+        if self.access.is_token(header):
+            return "API token"
+        if header is not None and header.partition(" ")[0].lower() == "bearer":
+            raise HTTPError(401, "The token is not the one in LERN_FLOWER_API_TOKEN")
+        return super().get_current_user()
+
+    def check_xsrf_cookie(self) -> None:
+        """Ask a script for its token, and a browser for the one that our page gave it."""
+        if not self.access.is_token(self.request.headers.get("Authorization")):
+            super().check_xsrf_cookie()
+
+    def prepare(self) -> Any:
+        """Let nobody in who has not said who they are."""
+        if not self.current_user:
+            raise HTTPError(401, "Authorization: Bearer with LERN_FLOWER_API_TOKEN was expected")
+        return super().prepare()
+
+    def write_error(self, status_code: int, **options: Any) -> None:
+        """Say what went wrong, as JSON."""
+        raised = options.get("exc_info", (None, None))[1]
+        text = raised.get_message() if isinstance(raised, HTTPError) else None
+        self.answer({"error": text or self._reason}, status_code)
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        """Write JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(json.dumps(value, ensure_ascii=False, default=_as_json) + "\n")
+
+    def limit(self) -> int:
+        """Read how many are wanted."""
+        given = self.one("limit") or "100"
+        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MOST):
+            raise HTTPError(400, f"limit: 1 to {MOST} was expected")
+        return int(given)
+
+    def only(self, *names: str) -> dict[str, str | None]:
+        """Read the query. One that names what we do not know would mean something else than it says: refused."""
+        unknown = sorted(self.request.query_arguments.keys() - set(names))
+        if unknown:
+            raise HTTPError(400, f"unknown: {', '.join(unknown)}; known: {', '.join(names)}".replace("%", "%%"))
+        return {name: self.one(name) for name in names}
+
+    def following(self, place: str | None) -> None:
+        """Say where the next page is."""
+        if place is not None:
+            query = {name: self.one(name) for name in self.request.query_arguments}
+            self.set_header("Link", f'<{link(self.request.path, **{**query, "after": place})}>; rel="next"')
+
+
+class RunsApi(Api):
+    """`GET /api/lern/runs`."""
+
+    async def get(self) -> None:
+        """List runs, the newest first; `Link` leads to the next page."""
+        given = self.only("state", "reason", "workflow", "user", "since", "until", "text", "limit", "after")
+        try:
+            chosen, after = Chosen.of(given).filter, cursor(given["after"])
+        except BadChoice as bad:
+            raise HTTPError(400, str(bad).replace("%", "%%")) from bad
+        page = await self.ask(self.ledger.page, chosen, limit=self.limit(), after=after)
+        self.following(written(page.following))
+        self.answer([asdict(run) for run in page.runs])
+
+
+class RunApi(Api):
+    """`GET /api/lern/runs/<id>`, `POST /api/lern/runs/<id>/retry|undo`."""
+
+    async def get(self, run_id: str) -> None:
+        """Show a run with its event, steps, attempts and audit."""
+        await self._show(run_id)
+
+    async def post(self, run_id: str, act: str) -> None:
+        """Retry a run (`{"step": …}`: from that step on), or undo it; answers with the run that was set going."""
+        await self._known(run_id)
+        step = self._body().get("step")
+        if step is not None and not isinstance(step, str):
+            raise HTTPError(400, "step: a text was expected")
+        try:
+            if act == "undo":
+                started = await self.ask(actions.undo, self.parts, run_id, self.who, now_ms())
+            else:
+                started = await self.ask(actions.retry, self.parts, run_id, self.who, now_ms(), step)
+        except Refused as refused:
+            self.answer({"error": str(refused)}, 409)
+            return
+        await self._show(started.run.id, 202)
+
+    async def _show(self, run_id: str, status: int = 200) -> None:
+        self.answer(record(await self._known(run_id)), status)
+
+    async def _known(self, run_id: str) -> RunDetail:
+        detail = await self.ask(self.ledger.run, run_id)
+        if detail is None:
+            raise HTTPError(404, f"there is no run {run_id}".replace("%", "%%"))
+        return detail
+
+    def _body(self) -> Mapping[str, Any]:
+        """Read a body of JSON; a form's token is none of it."""
+        if not self.request.headers.get("Content-Type", "").startswith("application/json"):
+            return {}
+        try:
+            body = json.loads(self.request.body or b"{}")
+        except ValueError:
+            raise HTTPError(400, "the body is no JSON") from None
+        if not isinstance(body, dict) or body.keys() - {"step"}:
+            raise HTTPError(400, 'the body: {} or {"step": …} was expected')
+        return body
+
+
+class DeadApi(Api):
+    """`GET /api/lern/dead`."""
+
+    async def get(self) -> None:
+        """List dead letters, those that came last first; `Link` leads to the next page."""
+        given = self.only("state", "code", "topic", "text", "limit", "after")
+        state = given["state"]
+        if state is not None and state not in _DEAD:
+            raise HTTPError(400, "state: open or replayed was expected")
+        limit = self.limit()
+        letters = await self.ask(
+            self.ledger.dead_letters,
+            state=None if state is None else _DEAD[state],
+            code=given["code"],
+            topic=given["topic"],
+            text=given["text"],
+            limit=limit + 1,
+            after=self._after(given["after"]),
+        )
+        if len(letters) > limit:
+            self.following(f"{letters[limit - 1].last_at}.{letters[limit - 1].id}")
+        self.answer([asdict(letter) for letter in letters[:limit]])
+
+    def _after(self, given: str | None) -> tuple[int, int] | None:
+        if given is None:
+            return None
+        at, _, dead_id = given.partition(".")
+        if not (at.isdecimal() and dead_id.isdecimal()):
+            raise HTTPError(400, "after: a place that Link gave was expected")
+        return int(at[:15]), int(dead_id[:18])
+
+
+class ReplayApi(Api):
+    """`POST /api/lern/dead/<id>/replay`."""
+
+    async def post(self, dead_id: str) -> None:
+        """Replay a dead letter, and wait a little for what becomes of it.
+
+        200 with the letter and its run's id; 202 if no worker has come to it yet; 409 if it is refused again.
+        """
+        known = await self.ask(self.ledger.dead_letter, int(dead_id[:18]))
+        if known is None:
+            raise HTTPError(404, f"there is no dead letter {dead_id}")
+        try:
+            before = await self.ask(actions.replay, self.parts, known.id, self.who)
+        except Refused as refused:
+            self.answer({"error": str(refused)}, 409)
+            return
+        for _ in range(round(PATIENCE / _PAUSE)):
+            after = await self.ask(self.ledger.dead_letter, known.id)
+            if after is None or after.state == "replayed":
+                self.answer(asdict(after or before))
+                return
+            if actions.refused_again(before, after):
+                self.answer({"error": f"it was refused again: {after.reason}"}, 409)
+                return
+            await asyncio.sleep(_PAUSE)
+        self.answer(asdict(before), 202)
+
+
+def record(detail: RunDetail) -> dict[str, Any]:
+    """Give a run as `lern runs show --json` prints it."""
+    parts: dict[str, Sequence[Any]] = {
+        "steps": detail.steps,
+        "attempts_of_steps": detail.attempts,
+        "audit": detail.audit,
+    }
+    lists = {name: [asdict(one) for one in some] for name, some in parts.items()}
+    return {**asdict(detail.run), "event": detail.event, **lists, "undo_runs": list(detail.undo_runs)}
+
+
+def _as_json(value: object) -> object:
+    """Give bytes as the text that they are, or in base64 where they are none."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(value).decode("ascii")}
+    raise TypeError(f"{type(value).__name__} in a record")
