@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackpressurePolicy:
-    """Stop at `pause_at` messages in the queue, go on at `resume_at` or fewer, look every `look_every` seconds.
+    """Stop at `pause_at` messages in the queue, go on at `resume_at` or fewer; until then look every `look_every` s.
 
     Far apart, so that a queue that hovers around one of them does not switch with every message.
     """
@@ -24,8 +24,8 @@ class Backpressure:
     looked_at: float | None = None
 
     def should_look(self, now: float) -> bool:
-        """Whether the queue's length is to be looked up again."""
-        return self.looked_at is None or now - self.looked_at >= self.policy.look_every
+        """Whether the queue's length is to be looked up again: before every batch, and while paused now and then."""
+        return not self.paused or self.looked_at is None or now - self.looked_at >= self.policy.look_every
 
     def looked(self, now: float, length: int) -> bool:
         """Take note of the queue's length and tell whether reading is paused."""

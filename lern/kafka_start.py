@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from lern.errors import Refused, Unreachable
@@ -65,21 +65,43 @@ def parse(text: str) -> Start:
     raise Refused(f"--start {text!r}: {CHOICES} was expected")
 
 
-def begin(settings: Settings, topics: Sequence[str], start: Start | None) -> dict[str, dict[int, int]]:
-    """See to it that the bridges' group has offsets for every topic; where it has any, nothing is changed.
+@dataclass(frozen=True)
+class Begun:
+    """The topics that are there, and where those begin that the group has never read."""
 
-    Gives the offsets that were committed, by topic and partition. Raises `Refused` where the place is not said or
-    cannot be, `Unreachable` while Kafka or a topic is not there, `Transient` if another bridge was quicker.
+    topics: tuple[str, ...]
+    offsets: dict[Partition, int]
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The topics that the group has offsets for."""
+        new = {topic for topic, _ in self.offsets}
+        return tuple(topic for topic in self.topics if topic not in new)
+
+
+def look(settings: Settings, topics: Sequence[str], start: Start | None) -> Begun:
+    """Find out where the bridges' group is to begin: nowhere in a topic that it has any offset of.
+
+    A topic that is not there is left out: not every installation has all of them, and to begin with one that is made
+    later is a decision like the first. Raises `Refused` where the place to begin is not said or cannot be,
+    `Unreachable` while Kafka or all of the topics are not there.
     """
     group = settings.kafka_group_or_default
     with closing(_Reader(settings, group)) as reader:
-        new = [topic for topic in topics if not reader.committed(topic)]
+        there = tuple(topic for topic in topics if reader.partitions(topic))
+        if not there:
+            raise Unreachable("kafka", f"there is no topic {' and no topic '.join(topics)}")
+        new = [topic for topic in there if not reader.committed(topic)]
         offsets: dict[Partition, int] = {}
         for topic in new:
             offsets |= _offsets(settings, reader, group, topic, start)
-        if offsets:
-            reader.commit(offsets)
-    return {topic: {number: offset for (name, number), offset in offsets.items() if name == topic} for topic in new}
+    return Begun(there, offsets)
+
+
+def commit(settings: Settings, offsets: Mapping[Partition, int]) -> None:
+    """Write down where the group begins. Raises `Transient` while it has a member, who alone can do that then."""
+    with closing(_Reader(settings, settings.kafka_group_or_default)) as reader:
+        reader.commit(offsets)
 
 
 def _offsets(
@@ -139,7 +161,7 @@ class _Reader:
 
     def committed(self, topic: str) -> dict[Partition, int]:
         """Give the group's offsets of those partitions for which it has any."""
-        asked = [TopicPartition(topic, number) for number in self._partitions(topic)]
+        asked = [TopicPartition(topic, number) for number in self.partitions(topic)]
         try:
             found = self._consumer.committed(asked, timeout=_SECONDS)
         except KafkaException as error:
@@ -149,7 +171,7 @@ class _Reader:
     def ends(self, topic: str) -> dict[Partition, tuple[int, int]]:
         """Give the first offset of every partition, and the one that the next message will get."""
         result: dict[Partition, tuple[int, int]] = {}
-        for number in self._partitions(topic):
+        for number in self.partitions(topic):
             try:
                 found = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_SECONDS)
             except KafkaException as error:
@@ -161,7 +183,7 @@ class _Reader:
 
     def at(self, topic: str, time: int) -> dict[Partition, int]:
         """Give the offset of the first message since a time, of those partitions that have one."""
-        asked = [TopicPartition(topic, number, time) for number in self._partitions(topic)]
+        asked = [TopicPartition(topic, number, time) for number in self.partitions(topic)]
         try:
             found = self._consumer.offsets_for_times(asked, timeout=_SECONDS)
         except KafkaException as error:
@@ -180,11 +202,14 @@ class _Reader:
         """Give back the connections."""
         self._consumer.close()
 
-    def _partitions(self, topic: str) -> list[int]:
+    def partitions(self, topic: str) -> list[int]:
+        """Give the numbers of a topic's partitions; none if there is no such topic."""
         try:
             found = self._consumer.list_topics(timeout=_SECONDS).topics.get(topic)
         except KafkaException as error:
             raise translated(error.args[0], topic) from error
-        if found is None or found.error is not None:
-            raise Unreachable("kafka", f"there is no topic {topic}")
+        if found is None or (found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART):
+            return []
+        if found.error is not None:
+            raise translated(found.error, topic)
         return sorted(found.partitions)

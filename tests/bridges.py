@@ -30,7 +30,7 @@ from workflows import kafka_bridge
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PARTITIONS: Final = 2
-PATIENCE: Final = 60.0
+PATIENCE: Final = 40.0
 # What the tests write with: a transaction marker would count as a message, so plain.
 Values = Sequence[bytes | None]
 
@@ -90,8 +90,14 @@ class Surroundings:
 
     def queued(self) -> Counter[str]:
         """How many messages of each run are in the queue."""
-        raw: list[bytes] = self.parts.broker.lrange(self.settings.queue, 0, -1)  # type: ignore[assignment]
-        return Counter(json.loads(one)["headers"]["id"].partition(".")[0] for one in raw)
+        return _runs_of(self.parts.broker.lrange(self.settings.queue, 0, -1))
+
+    def work_off(self) -> Counter[str]:
+        """Empty the queue as workers would, and say what was in it."""
+        with self.parts.broker.pipeline(transaction=True) as pipeline:
+            pipeline.lrange(self.settings.queue, 0, -1)
+            pipeline.delete(self.settings.queue)
+            return _runs_of(pipeline.execute()[0])
 
     def dead(self) -> dict[bytes, int]:
         """How often each dead letter of the ledger came, by its bytes."""
@@ -157,6 +163,10 @@ class Surroundings:
         self.parts.ledger.close()
         self.parts.queue.close()
         self.parts.broker.close()
+
+
+def _runs_of(messages: Any) -> Counter[str]:
+    return Counter(json.loads(one)["headers"]["id"].partition(".")[0] for one in messages)
 
 
 def merges(number: int, name: str = "") -> list[bytes]:

@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from redis import RedisError
@@ -21,7 +21,7 @@ from redis import RedisError
 from lern import kafka_start
 from lern import log as logging
 from lern.backpressure import Backpressure, BackpressurePolicy
-from lern.errors import LernError, SettingsError, Transient, Unreachable
+from lern.errors import LernError, Refused, SettingsError, Transient, Unreachable
 from lern.health import Health, served
 from lern.services import Services
 from lern.settings import Settings
@@ -32,10 +32,14 @@ from workflows.partitions import Partitions
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 # How long (s) to wait for a message before looking at everything else again.
 POLL: Final = 0.5
 # How long (s) to leave a server alone that was away.
 PAUSE: Final = 1.0
+# How often (s) to look for topics that were not there.
+LOOK_FOR_TOPICS: Final = 60.0
 # A batch may wait for the ledger's lock (30 s) and for Kafka (20 s). A loop that stands for longer hangs.
 PATIENCE: Final = 120.0
 # Away, or about to be well again: the same is tried once more.
@@ -45,11 +49,19 @@ _PASSING: Final = (Unreachable, Transient, RedisError)
 class KafkaBridge:
     """One bridge: a loop over batches."""
 
-    def __init__(self, parts: Services, partitions: Partitions, health: Health, ending: threading.Event) -> None:
+    def __init__(
+        self,
+        parts: Services,
+        partitions: Partitions,
+        missing: "MissingTopics",
+        health: Health,
+        ending: threading.Event,
+    ) -> None:
         """Use these parts; `ending` is set from outside when the loop is to end."""
         settings = parts.settings
         self._parts = parts
         self._partitions = partitions
+        self._missing = missing
         self._health = health
         self._ending = ending
         self._batch_size = settings.bridge_batch
@@ -64,6 +76,7 @@ class KafkaBridge:
             while not self._ending.is_set():
                 self._health.turned()
                 self._follow_queue()
+                self._missing.join(self._partitions, time.monotonic())
                 batch = self._partitions.fetch(self._batch_size, POLL)
                 if batch:
                     self._insist(batch)
@@ -126,6 +139,57 @@ class KafkaBridge:
             log.info("the bridge goes on")
 
 
+class MissingTopics:
+    """Topics that the group does not read yet: not there when the bridge began, or new to the group."""
+
+    def __init__(self, settings: Settings, start: kafka_start.Start | None, health: Health) -> None:
+        """Miss every topic at first."""
+        self._settings = settings
+        self._start = start
+        self._health = health
+        self._missing = set(topics(settings))
+        self._looked_at = float("-inf")
+
+    def begin(self) -> Collection[str]:
+        """Give the topics to begin with, before the group is joined. Raises what `kafka_start` does."""
+        begun = kafka_start.look(self._settings, sorted(self._missing), self._start)
+        if begun.offsets:
+            try:
+                kafka_start.commit(self._settings, begun.offsets)
+            except Transient:
+                # Other bridges are at work. What they read we read with them; the rest we add as one of them.
+                if not begun.known:
+                    raise
+                begun = kafka_start.Begun(begun.known, {})
+        self._found(begun)
+        return begun.topics
+
+    def join(self, partitions: Partitions, now: float) -> None:
+        """Look for missing topics every now and then, and read those that are there; `now` in seconds."""
+        if not self._missing or now - self._looked_at < LOOK_FOR_TOPICS:
+            return
+        self._looked_at = now
+        try:
+            begun = kafka_start.look(self._settings, sorted(self._missing), self._start)
+            partitions.read_also(begun)
+        except _PASSING as error:
+            log.debug("topics are still missing", reason=str(error))
+        except Refused as error:
+            # What is read already goes on; what has to be decided is said until somebody does.
+            if self._health.hindered("start", str(error)):
+                log.warning("a new topic is not read", reason=str(error))
+        else:
+            self._found(begun)
+            self._health.cleared("start")
+
+    def _found(self, begun: kafka_start.Begun) -> None:
+        for (topic, partition), offset in begun.offsets.items():
+            log.info("the group begins", topic=topic, partition=partition, offset=offset)
+        self._missing -= set(begun.topics)
+        if self._missing:
+            log.warning("not every topic is read", missing=sorted(self._missing))
+
+
 def run(settings: Settings, start: kafka_start.Start | None, ending: threading.Event) -> None:
     """Run a bridge until `ending` is set. Raises what only a person can mend."""
     parts = Services(settings)
@@ -135,37 +199,33 @@ def run(settings: Settings, start: kafka_start.Start | None, ending: threading.E
             parts.ledger.migrate()
         # Before the first chain is published: what a broker that has lost its memory had is sent before it.
         _until_done(lambda: Sweeper(parts).remember(), health, ending)
-        _until_done(lambda: _begin(settings, start), health, ending)
-        if ending.is_set():
+        missing = MissingTopics(settings, start, health)
+        begun = _until_done(missing.begin, health, ending)
+        if begun is None:
             return
         sweeper = SweeperThread(Services(settings))
         sweeper.start()
         try:
-            log.info("the bridge begins", topics=topics(settings), group=settings.kafka_group_or_default)
-            KafkaBridge(parts, Partitions(settings, topics(settings), health), health, ending).run()
+            log.info("the bridge begins", topics=sorted(begun), group=settings.kafka_group_or_default)
+            KafkaBridge(parts, Partitions(settings, sorted(begun), health), missing, health, ending).run()
         finally:
             sweeper.stop()
     log.info("the bridge has ended")
 
 
-def _begin(settings: Settings, start: kafka_start.Start | None) -> None:
-    """See to it that the group knows where to begin, and tell where it was told."""
-    for topic, offsets in kafka_start.begin(settings, topics(settings), start).items():
-        log.info("the group begins", topic=topic, offsets=offsets)
-
-
-def _until_done(call: Callable[[], object], health: Health, ending: threading.Event) -> None:
-    """Do something before the group is joined; a server that is away is waited for."""
+def _until_done(call: Callable[[], T], health: Health, ending: threading.Event) -> T | None:
+    """Do something before the group is joined; a server that is away is waited for. None: told to end meanwhile."""
     while not ending.is_set():
         try:
-            call()
+            result = call()
             health.cleared("preparation")
-            return
+            return result
         except _PASSING as error:
             if health.hindered("preparation", str(error)):
                 log.warning("the bridge waits", reason=str(error))
             health.turned()
             ending.wait(PAUSE)
+    return None
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from lern import metrics
 from lern.errors import LernError
 from lern.health import Health
 from lern.kafka import consumer_settings, translated
-from lern.kafka_start import Partition
+from lern.kafka_start import Begun, Partition
 from lern.settings import Settings
 from workflows.intake import Message
 
@@ -59,6 +59,17 @@ class Partitions:
     def join(self) -> None:
         """Become a member of the group. Partitions come with the first polls."""
         self._consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def read_also(self, begun: Begun) -> None:
+        """Read topics that the group has not read so far. Raises what a commit does; then nothing has changed."""
+        if begun.offsets:
+            offsets = [TopicPartition(*partition, offset) for partition, offset in begun.offsets.items()]
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as error:
+                raise translated(error.args[0], "the first offsets of a topic") from error
+        self._topics = sorted({*self._topics, *begun.topics})
+        self.join()
 
     def fetch(self, limit: int, seconds: float) -> list[Message]:
         """Give what has come, at most `limit` messages; waits up to `seconds` for the first one.

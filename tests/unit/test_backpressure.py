@@ -38,10 +38,16 @@ def test_it_can_wait_for_an_empty_queue() -> None:
     assert not pressure.looked(1, 0)
 
 
-def test_the_queue_is_looked_at_once_at_first_and_then_every_now_and_then() -> None:
+def test_while_it_reads_it_looks_every_time_so_that_one_batch_at_most_is_too_many() -> None:
     pressure = Backpressure(POLICY)
     assert pressure.should_look(7.0)
     pressure.looked(7.0, 0)
+    assert pressure.should_look(7.0)
+
+
+def test_while_it_is_stopped_it_looks_every_now_and_then() -> None:
+    pressure = Backpressure(POLICY)
+    pressure.looked(7.0, 100)
     assert not pressure.should_look(7.4)
     assert pressure.should_look(7.5)
 
