@@ -1,0 +1,234 @@
+"""A merge on Cassandra next to writing its source's rows one at a time, in one run: what `make bench` prints of it.
+
+"Row at a time" is one synchronous single-row INSERT for each row of the source, through the very session that the merges
+use: a job that writes so needs at least that long, reading, comparing and deleting left out.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table as Printed
+
+from bench.dataset import SIZES, SUMS, Size, Sums, rows
+from bench.stack import embedded, enter, resident_kib, until, worker
+from lern.services import Services
+from lern.store.cassandra import CassandraStore
+from lern.store.tables import USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Row, Table
+from tests.servers.cassandra import PERIODIC, Cassandra
+from workflows import MERGE
+
+ROUNDS: Final = 5
+# Pairs to warm up on, and pairs of one round, by size.
+WARM: Final = {"a": 20, "b": 3, "c": 1}
+PAIRS: Final = {"a": 20, "b": 4, "c": 1}
+LIMITS: Final = {"a": 1.3, "b": 6.0, "c": 8.0}
+# Merges of one round through broker and workers.
+CHAINED: Final = 60
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds, medians over the rounds: of a merge, and of writing its source's `rows` one at a time."""
+
+    what: str
+    rows: int
+    merge: float
+    row_at_a_time: float
+    limit: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the merge is."""
+        return self.row_at_a_time / self.merge
+
+
+def main() -> None:
+    """Print the table."""
+    table = Printed(title="A merge on Cassandra, next to row at a time", title_justify="left")
+    table.add_column("")
+    for heading in ("rows", "ms", "row at a time, ms", "times faster", "at least", "µs a row"):
+        table.add_column(heading, justify="right")
+    with _parts() as parts:
+        for one in measure(parts):
+            cells = (f"{one.merge:.1f}", f"{one.row_at_a_time:.1f}", f"{one.ratio:.2f}", f"{one.limit:g}")
+            table.add_row(one.what, f"{one.rows:,}", *cells, f"{one.merge * 1000 / one.rows:.0f}")
+        chained, memory = through_the_chain(parts)
+        cells = (f"{chained.merge:.1f}", f"{chained.row_at_a_time:.1f}", f"{chained.ratio:.2f}", f"{chained.limit:g}")
+        table.add_row(chained.what, f"{chained.rows:,}", *cells, f"{chained.merge * 1000 / chained.rows:.0f}")
+        table.caption = f"worker with two children, resident: {memory}"
+    Console(width=130).print(table)
+
+
+@contextmanager
+def _parts() -> Iterator[Services]:
+    """Give services whose learner rows are in a Cassandra of their own, which is ended afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="lern-bench-cassandra-"))
+    server = Cassandra(home)
+    # A write is acknowledged before it is on the disk, as in Cassandra's own default.
+    server.sync = PERIODIC
+    try:
+        server.start()
+        url = f"cassandra://{server.address}/sunbird_courses"
+        with embedded(LERN_STORE_URL=url, LERN_LOG_LEVEL="ERROR") as parts:
+            yield parts
+    finally:
+        server.stop()
+        shutil.rmtree(home)
+
+
+def measure(parts: Services) -> Iterator[Measured]:
+    """Give the sizes, all five steps in this process, without a broker."""
+    from lern import log
+
+    log.configure(parts.settings)
+    for size in SIZES.values():
+        numbers = count()
+        _merge(parts, size, [next(numbers) for _ in range(WARM[size.name])])
+        merges, singles = [], []
+        for _ in range(ROUNDS):
+            pairs = [next(numbers) for _ in range(PAIRS[size.name])]
+            _load(parts, size, pairs)
+            singles.append(_row_at_a_time(parts, size, pairs))
+            merges.append(_timed(parts, size, pairs))
+        _check(parts, size, next(numbers))
+        yield Measured(
+            f"size {size.name}, one process",
+            size.rows,
+            statistics.median(merges),
+            statistics.median(singles),
+            LIMITS[size.name],
+        )
+
+
+def through_the_chain(parts: Services) -> tuple[Measured, str]:
+    """Give size a through broker and a worker with two children; and the worker's memory, at rest and under load."""
+    size, numbers = SIZES["a"], count(100_000)
+    with tempfile.TemporaryFile() as log, worker(parts, log) as process:
+
+        def chained(pairs: Sequence[int]) -> float:
+            before = parts.ledger.counts().get("succeeded", 0)
+            ids = enter(parts, "merge", MERGE.steps, [(size.source(pair), size.target(pair)) for pair in pairs])
+            begun = time.perf_counter()
+            for run_id in ids:
+                parts.queue.send_chain(run_id, 1, MERGE.steps)
+            until(lambda: parts.ledger.counts().get("succeeded", 0) >= before + len(pairs))
+            return (time.perf_counter() - begun) * 1000 / len(pairs)
+
+        merges, singles, memory = [], [], ""
+        for number in range(ROUNDS + 1):
+            pairs = [next(numbers) for _ in range(CHAINED)]
+            _load(parts, size, pairs)
+            alone, together = _row_at_a_time(parts, size, pairs), chained(pairs)
+            if number == 0:
+                memory = f"{_resident(process.pid):.0f} MiB after {CHAINED} merges"
+                continue
+            singles.append(alone)
+            merges.append(together)
+        memory += f", {_resident(process.pid):.0f} MiB after {CHAINED * (ROUNDS + 1)}"
+        return Measured(
+            "size a, through the chain", size.rows, statistics.median(merges), statistics.median(singles), 1.0
+        ), memory
+
+
+def _load(parts: Services, size: Size, pairs: Sequence[int]) -> None:
+    by_table: dict[Table, list[Row]] = {}
+    for pair in pairs:
+        for table, row in rows(size, pair):
+            by_table.setdefault(table, []).append(row)
+    for table, some in by_table.items():
+        parts.store.insert(table, some)
+
+
+def _timed(parts: Services, size: Size, pairs: Sequence[int]) -> float:
+    """Merge, and give the milliseconds of a merge."""
+    from tasks.app import BODIES
+    from tasks.step import Done, perform
+
+    ids = enter(parts, "merge", MERGE.steps, [(size.source(pair), size.target(pair)) for pair in pairs])
+    begun = time.perf_counter()
+    for run_id in ids:
+        for step in MERGE.steps:
+            outcome = perform(parts, step, BODIES[step], run_id, 1)
+            if not isinstance(outcome, Done):
+                raise TypeError(outcome)
+    return (time.perf_counter() - begun) * 1000 / len(pairs)
+
+
+def _merge(parts: Services, size: Size, pairs: Sequence[int]) -> None:
+    _load(parts, size, pairs)
+    _row_at_a_time(parts, size, pairs)
+    _timed(parts, size, pairs)
+
+
+def _row_at_a_time(parts: Services, size: Size, pairs: Sequence[int]) -> float:
+    """Write the sources' rows to other accounts, and give the milliseconds of one source."""
+    if not isinstance(parts.store, CassandraStore):
+        raise TypeError(parts.store)
+    session = parts.store._sessions.connected().session  # noqa: SLF001 - the very same, or it is no comparison
+    keyspace = parts.store._sessions.place.keyspace  # noqa: SLF001 - see above
+    values = [
+        (table, table.with_user(row, f"{row[str(table.user)]}-alone"))
+        for pair in pairs
+        for table, row in rows(size, pair)
+        if row[str(table.user)] == size.source(pair)
+    ]
+    prepared = {
+        table: session.prepare(
+            f"INSERT INTO {keyspace}.{table.name} ({', '.join(table.columns)}) "  # noqa: S608 - our own names
+            f"VALUES ({', '.join('?' * len(table.columns))})"
+        )
+        for table in {table for table, _ in values}
+    }
+    begun = time.perf_counter()
+    for table, row in values:
+        session.execute(prepared[table].bind(row))
+    return (time.perf_counter() - begun) * 1000 / len(pairs)
+
+
+def _check(parts: Services, size: Size, pairs: int) -> None:
+    """Hold the rows of all targets against what they must add up to. Raises ValueError."""
+    found = [_sums(parts, size.target(pair)) for pair in range(pairs)]
+    if wrong := [pair for pair, sums in enumerate(found) if sums != SUMS[size.name]]:
+        raise ValueError(f"pair {wrong[0]} of size {size.name} is {found[wrong[0]]}, not {SUMS[size.name]}")
+    if left := [pair for pair in range(pairs) if parts.store.rows(USER_CONTENT_CONSUMPTION, (size.source(pair),))]:
+        raise ValueError(f"pair {left[0]} of size {size.name} has left rows at its source")
+
+
+def _sums(parts: Services, user: str) -> Sums:
+    store = parts.store
+    contents = store.rows(USER_CONTENT_CONSUMPTION, (user,))
+    enrolments = store.rows(USER_ENROLMENTS, (user,))
+    courses = sorted({row["courseid"] for row in contents})
+    keys = [("Course", row["courseid"], user, f"cb:{row['batchid']}") for row in enrolments]
+    aggregates = store.read(USER_ACTIVITY_AGG, keys).values()
+    if len(courses) != len(enrolments):
+        raise ValueError(f"{user} has contents in {len(courses)} courses and {len(enrolments)} enrolments")
+
+    def total(column: str) -> int:
+        return sum(row.get(column, 0) for row in contents)
+
+    return Sums(
+        len(contents),
+        total("viewcount"),
+        total("completedcount"),
+        total("progress"),
+        total("status"),
+        len(enrolments),
+        int(sum(row["aggregates"]["completedCount"] for row in aggregates)),
+        sum(len(row["aggregates"]) for row in aggregates),
+    )
+
+
+def _resident(pid: int) -> float:
+    """Give the resident memory of a process and its children, in MiB."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return sum(resident_kib(int(one)) for one in (pid, *children)) / 1024
