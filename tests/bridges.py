@@ -99,6 +99,10 @@ class Surroundings:
             pipeline.delete(self.settings.queue)
             return _runs_of(pipeline.execute()[0])
 
+    def how_many(self) -> int:
+        """How many runs there are."""
+        return sum(self.ledger.counts().values())
+
     def dead(self) -> dict[bytes, int]:
         """How often each dead letter of the ledger came, by its bytes."""
         return {letter.value: letter.count for letter in self.ledger.dead_letters(limit=100_000)}
