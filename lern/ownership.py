@@ -7,13 +7,18 @@ longer does; and the whole of the database is gone through, because documents la
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lern.errors import Unsettled
+from lern.lms import LmsSearch
 from lern.rules.ownership import COLUMNS, document_roles, follows, mentors_of, roles, wanted
 from lern.search.base import Document, Search, Update
 from lern.store.base import Store
 from lern.store.tables import COURSE_BATCH, Key, Row
+from lern.users import check_transfer
+
+if TYPE_CHECKING:
+    from lern.services import Services
 
 # How often a document is read again that somebody else writes as fast as we do.
 ROUNDS: Final = 10
@@ -99,6 +104,28 @@ class Finder:
             elif document.key not in seen:
                 seen.add(document.key)
                 yield document.key, row
+
+
+def finding(services: "Services") -> list[Finding]:
+    """Give whom to ask for documents. A search that is the store itself knows no more than the store."""
+    found: list[Finding] = []
+    if services.search.own:
+        found.append(services.search)
+    if services.settings.lms_url is not None:
+        found.append(LmsSearch(services.settings.lms_url, services.settings.batch_search_api))
+    return found
+
+
+def planned(
+    services: "Services", source: str, target: str, organisation: str | None, progress: Progress
+) -> Iterator[tuple[Key, Row | None]]:
+    """Give the batches that a transfer would be about, and change nothing. Raises `Refused` as the transfer would."""
+    if services.users is not None:
+        check_transfer(services.users, source, target, organisation)
+    settings = services.settings
+    finder = Finder(services.store, finding(services), source, settings.ownership_statuses)
+    for bunch in finder.bunches(settings.chunk_rows, progress):
+        yield from bunch
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from lern import chunks, events, metrics
 from lern.chunks.ownership import KIND, OwnershipChunk
 from lern.errors import Refused, Unsettled
 from lern.lms import LmsSearch
-from lern.ownership import Finder, Finding, Follower
+from lern.ownership import Finder, Follower, finding
 from lern.services import Services
-from lern.store.tables import COURSE_BATCH
+from lern.store.tables import COURSE_BATCH, Key
 from lern.users import check_transfer
 from tasks.app import step_task
 from tasks.step import Result, Work
@@ -41,7 +41,7 @@ def batches(work: Work) -> Result:
         check_transfer(services.users, work.source, work.target, wanted.organisation)
         if wanted.organisation is None:
             work.warnings.append("the organisation was not checked: the event names none")
-    searches = _searches(services)
+    searches = finding(services)
     # An earlier attempt's batches have changed hands by now, while their documents have not.
     planned = {key for chunk in Plan(services, work.run.id).chunks() for key in chunk.keys}
     finder = Finder(services.store, searches, work.source, settings.ownership_statuses, wanted.batch, planned)
@@ -62,7 +62,7 @@ def batches(work: Work) -> Result:
 def search(work: Work) -> Result:
     """Have the documents follow, then read everything once more and settle what somebody has put back."""
     plan = Plan(work.services, work.run.id)
-    plan.follow(work)
+    followed = plan.follow(work)
     mended = 0
     for _ in range(PASSES):
         found = plan.mend(work)
@@ -76,9 +76,8 @@ def search(work: Work) -> Result:
     settings = work.services.settings
     if settings.lms_url is not None and settings.search_url is None:
         work.warnings.append("documents were left as they are: LERN_SEARCH_URL does not say where they can be written")
-    documents = plan.size - len(missing) if work.services.search.own else 0
-    metrics.rows_done("course-batch", {"documents": documents, "mended": mended})
-    return {"documents": documents, "mended": mended, "batches_without_document": len(missing)}
+    metrics.rows_done("course-batch", {**followed, "mended": mended})
+    return {**followed, "mended": mended, "batches_without_document": len(missing)}
 
 
 @dataclass(frozen=True)
@@ -105,14 +104,13 @@ class Plan:
             if isinstance(chunk, OwnershipChunk):
                 yield chunk
 
-    @property
-    def size(self) -> int:
-        """How many batches there are."""
-        return len({key for chunk in self.chunks() for key in chunk.keys})
-
-    def follow(self, work: Work) -> int:
-        """Have the documents follow their batches; give how many were written."""
-        return sum(self._follow(work, chunk) for chunk in self.chunks())
+    def follow(self, work: Work) -> dict[str, int]:
+        """Have the documents follow their batches; give how many documents there are, written by whichever attempt."""
+        keys: set[Key] = set()
+        for chunk in self.chunks():
+            keys.update(chunk.keys)
+            self._follow(work, chunk)
+        return {"documents": len(keys) - len(self.missing) if self.services.search.own else 0}
 
     def mend(self, work: Work) -> int:
         """Read everything once more and settle what was put back; give how many batches and documents that took."""
@@ -122,16 +120,6 @@ class Plan:
         followed = self._follower.follow(chunk.keys, work.guard)
         self.missing.update(followed.missing)
         return followed.written
-
-
-def _searches(services: Services) -> list[Finding]:
-    """Give whom to ask for documents. A search that is the store itself knows no more than the store."""
-    found: list[Finding] = []
-    if services.search.own:
-        found.append(services.search)
-    if services.settings.lms_url is not None:
-        found.append(LmsSearch(services.settings.lms_url, services.settings.batch_search_api))
-    return found
 
 
 def _warn(work: Work, what: str, ids: Sequence[Any]) -> None:

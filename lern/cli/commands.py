@@ -28,6 +28,8 @@ COMMANDS: Final = {
     "demo": Entry(TRY, "Merge a sample learner's two accounts and show them before and after."),
     "process": Entry(TRY, "Carry out every event of a file, wait for the end, and sum up."),
     "merge": Entry(ADMIN, "Merge one account into another."),
+    "transfer": Entry(ADMIN, "Hand a user's course batches over to another."),
+    "ownership": Entry(ADMIN, "Check who owns which course batches, by the database and by search."),
     "runs": Entry(ADMIN, "List runs, show one with all its steps, retry or undo it."),
     "dead": Entry(ADMIN, "List events that could not become a run, show one, replay it."),
     "worker": Entry(OPERATOR, "Start a worker, which carries out the steps of runs."),

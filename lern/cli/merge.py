@@ -4,20 +4,15 @@ from typing import Annotated
 
 import typer
 
-from lern.cli import console
+from lern.cli.following import follow
 from lern.cli.options import Wait
-from lern.cli.problems import WorkFailed, WrongUse
+from lern.cli.problems import WrongUse
 from lern.cli.stack import Stack, stack, with_broker
-from lern.cli.waiting import NO_WORKER, PAUSE, has_worker
-from lern.client import Lern, Run
+from lern.client import Lern
 from lern.events import BadEvent
-from lern.mirror import RunState
-from lern.services import Services
 from lern.settings import Settings
 
 app = typer.Typer()
-
-SHORT = 8
 
 
 @app.command()
@@ -47,30 +42,4 @@ def _merge(settings: Settings, source: str, target: str, key: str | None, *, wai
         name = {"edata.fromAccountId": "SOURCE", "edata.toAccountId": "TARGET"}.get(bad.field, bad.field)
         raise WrongUse(f"{name}: {bad.reason.replace('edata.fromAccountId', 'SOURCE')}") from bad
     typer.echo(run.id)
-    works = running is None or has_worker(Services(settings))
-    if wait:
-        if running is not None and not works:
-            running.start_worker()
-        _tell(_ended(run, running))
-    elif not works:
-        console.remark(NO_WORKER)
-
-
-def _ended(run: Run, running: Stack | None) -> RunState:
-    """Wait for the run's end and show where it is. Raises `WorkFailed` if our own worker ends before."""
-    with console.progress() as bar:
-        task = bar.add_task(run.id[:SHORT], total=None, note="")
-        while True:
-            try:
-                return run.wait(timeout=PAUSE * 2)
-            except TimeoutError:
-                seen = run.state()
-                bar.update(task, note=" ".join(filter(None, (seen.state, seen.step, seen.reason))))
-            if running is not None:
-                running.check()
-
-
-def _tell(ended: RunState) -> None:
-    if ended.state != "succeeded":
-        raise WorkFailed(f"not merged: {ended.reason or 'lern runs show tells why'}")
-    console.remark("succeeded")
+    follow(run, settings, running, wait=wait, what="merged")

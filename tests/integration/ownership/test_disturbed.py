@@ -1,0 +1,287 @@
+"""Transfers beside a live lms-service, with servers that fail: no edit is lost, and both stores agree in the end."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from elasticsearch import ConnectionError as NoConnectionError
+
+from lern.search.elasticsearch import ElasticsearchSearch
+from lern.store.tables import COURSE_BATCH, Row
+from tasks.step import Aside, now_ms
+from tests.batches import OTHER, SOURCE, TARGET, World, batch, document, key_of, transfer_event
+from tests.integration.ownership.conftest import INDEX, MakeWorld, Servers
+
+BATCHES, SEARCH = "ownership.batches", "ownership.search"
+
+
+class Beside:
+    """A store or a search, beside which something is done before or after the first calls of a method."""
+
+    def __init__(self, inner: Any, method: str, *acts: Callable[[], object], after: bool = False) -> None:
+        self._inner, self._method, self._acts, self._after = inner, method, list(acts), after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name != self._method or not self._acts:
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            act = self._acts.pop(0) if self._acts else int
+            if not self._after:
+                act()
+            result = found(*arguments, **options)
+            if self._after:
+                act()
+            return result
+
+        return call
+
+
+def beside(world: World, part: str, method: str, *acts: Callable[[], object], after: bool = False) -> None:
+    """Do one of `acts` beside each of the first calls of a method of the store or search."""
+    world.services.__dict__[part] = Beside(getattr(world.services, part), method, *acts, after=after)
+
+
+def edit(world: World, row: Row, **columns: Any) -> None:
+    """Change columns of a batch and nothing else, as lms-service does."""
+    key = dict(zip(COURSE_BATCH.key, key_of(row), strict=True))
+    world.services.store.insert(COURSE_BATCH, [{**key, **columns}])
+
+
+def reindex(world: World, row: Row) -> None:
+    """Replace a batch's document whole, as lms-service does."""
+    if world.search.own:
+        world.search.insert([document(row)])
+
+
+def test_the_whole_plan_is_journalled_before_the_first_write(make_world: MakeWorld) -> None:
+    world = make_world(CHUNK_ROWS="10")
+    world.load([batch(number) for number in range(35)])
+    seen: list[int] = []
+    beside(world, "store", "compare_and_set", lambda: seen.append(len(world.services.ledger.open_chunks([SOURCE]))))
+    world.succeed()
+    assert seen == [4]
+
+
+def test_edits_in_the_database_meanwhile_survive(world: World) -> None:
+    row = batch(1, mentors=[SOURCE])
+    world.load([row, batch(2)])
+    edited = {"name": "new", "end_date": 1_800_000_000_000, "mentors": ["first", SOURCE, "last"]}
+
+    def act() -> None:
+        edit(world, row, **edited, updated_date=now_ms())
+        reindex(world, world.row(row))
+
+    beside(world, "store", "compare_and_set", act)
+    world.succeed()
+    now = world.row(row)
+    assert {**now, "updated_date": 0} == {
+        **row, **edited, "createdby": TARGET, "mentors": ["first", TARGET, "last"], "updated_date": 0
+    }  # fmt: skip
+    world.agree([row, batch(2)])
+
+
+def test_edits_of_a_document_meanwhile_survive(server_world: World) -> None:
+    world = server_world
+    row = batch(1)
+    world.load([row, batch(2)])
+
+    def act() -> None:
+        edit(world, row, name="new", mentors=[OTHER, "new"])
+        reindex(world, world.row(row))
+
+    beside(world, "search", "update", act)
+    world.succeed()
+    assert world.document(row).fields["name"] == "new"
+    assert world.document(row).fields["mentors"] == [OTHER, "new"]
+    world.agree([row, batch(2)])
+
+
+def test_documents_that_are_reindexed_all_the_time_follow_in_the_end(server_world: World) -> None:
+    world = server_world
+    rows = [batch(number) for number in range(20)]
+    world.load(rows)
+    beside(world, "search", "update", *[lambda: world.search.insert(map(document, world.rows().values()))] * 5)
+    world.succeed()
+    world.agree(rows)
+
+
+def test_a_document_that_is_put_back_from_a_stale_read_is_mended(server_world: World) -> None:
+    world = server_world
+    row = batch(1)
+    world.load([row])
+    beside(world, "search", "update", lambda: reindex(world, row), after=True)
+    run = world.succeed()
+    assert world.document(row).fields["createdBy"] == TARGET
+    assert world.result(run, SEARCH)["mended"] == 1
+
+
+def test_a_batch_that_is_put_back_between_the_steps_is_mended(world: World) -> None:
+    row = batch(1)
+    world.load([row])
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    edit(world, row, **{column: row[column] for column in ("createdby", "mentors", "name")})
+    reindex(world, row)
+    assert world.place.carry_out(run_id).state == "succeeded"
+    assert world.row(row)["createdby"] == TARGET
+    world.agree([row])
+
+
+def test_a_batch_that_is_deleted_meanwhile_does_not_come_back(world: World) -> None:
+    gone, stays = batch(1), batch(2)
+    world.load([gone, stays])
+
+    def act() -> None:
+        with world.services.store.unit(lambda: None) as unit:
+            assert unit.remove(COURSE_BATCH, [gone]) == []
+
+    beside(world, "store", "compare_and_set", act)
+    world.succeed()
+    assert world.rows().keys() == {key_of(stays)}
+
+
+def test_a_batch_that_is_given_to_somebody_else_meanwhile_is_theirs(world: World) -> None:
+    row = batch(1)
+    world.load([row])
+    beside(world, "store", "compare_and_set", lambda: edit(world, row, createdby="third"))
+    world.succeed()
+    assert world.row(row)["createdby"] == "third"
+
+
+# --- clocks
+
+
+def plain(world: World, row: Row, seconds: float, **columns: str) -> None:
+    """Write columns with a clock that is ahead, or behind."""
+    store: Any = world.services.store
+    connected = store._sessions.connected()
+    at = int((time.time() + seconds) * 1_000_000)
+    sets = ", ".join(f"{column} = '{value}'" for column, value in columns.items())
+    course, batch_id = key_of(row)
+    connected.execute(
+        # No statement of the store may have a time of the caller's choice.
+        f"UPDATE {connected.place.keyspace}.course_batch USING TIMESTAMP {at} SET {sets}"  # noqa: S608 - ids of this test's own
+        f" WHERE courseid = '{course}' AND batchid = '{batch_id}'"
+    )
+
+
+def test_a_cell_that_is_far_ahead_of_the_clock_fails_the_run_by_name(server_world: World) -> None:
+    world = server_world
+    row, other = batch(1), batch(2)
+    world.load([row, other])
+    plain(world, row, 3_600, createdby=SOURCE)
+    run = world.transfer()
+    assert (run.state, run.reason) == ("failed", "CLOCK_AHEAD")
+    assert "Batch-00001" in (run.error or "")
+    assert "createdby" in (run.error or "")
+
+
+def test_a_cell_that_is_a_little_ahead_is_waited_for(make_world: MakeWorld, servers: Servers) -> None:
+    world = make_world(**servers.settings, RETRY_BASE="0.01", MAX_ATTEMPTS="1000")
+    row = batch(1)
+    world.load([row])
+    plain(world, row, 1.5, createdby=SOURCE)
+    run_id = world.enter(transfer_event())
+    assert isinstance(world.place.step(run_id), Aside)
+    while world.place.run(run_id).state not in {"succeeded", "failed"}:
+        world.place.step(run_id)
+    assert world.row(row)["createdby"] == TARGET
+    world.agree([row])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stale_plain_write_changes_nothing(server_world: World, when: str) -> None:
+    world = server_world
+    row = batch(1)
+    world.load([row])
+    beside(
+        world, "store", "compare_and_set", lambda: plain(world, row, -3_600, createdby=SOURCE), after=when == "after"
+    )
+    world.succeed()
+    assert world.row(row)["createdby"] == TARGET
+    world.agree([row])
+
+
+# --- servers that fail
+
+
+def client(world: World) -> Any:
+    search = world.search
+    assert isinstance(search, ElasticsearchSearch)
+    return search._client
+
+
+def test_while_elasticsearch_is_down_the_run_waits_and_uses_up_no_attempt(
+    server_world: World, servers: Servers
+) -> None:
+    world = server_world
+    rows = [batch(number) for number in range(30)]
+    world.load(rows)
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    servers.elasticsearch.stop()
+    with pytest.raises(NoConnectionError):
+        client(world).info()
+    assert isinstance(world.place.step(run_id), Aside)
+    waiting = world.place.run(run_id)
+    assert (waiting.state, waiting.reason, waiting.attempts) == ("waiting", "UNREACHABLE", 0)
+    servers.elasticsearch.start()
+    assert world.place.carry_out(run_id).state == "succeeded"
+    world.agree(rows)
+
+
+def test_while_cassandra_is_down_the_run_waits(server_world: World, servers: Servers) -> None:
+    world = server_world
+    world.load([batch(1)])
+    run_id = world.enter(transfer_event())
+    servers.cassandra.kill()
+    assert isinstance(world.place.step(run_id), Aside)
+    assert world.place.run(run_id).attempts == 0
+    servers.cassandra.start()
+    while world.place.run(run_id).state != "succeeded":
+        world.place.step(run_id)
+    world.agree([batch(1)])
+
+
+def test_an_index_that_is_read_only_is_tried_again(server_world: World) -> None:
+    world = server_world
+    world.load([batch(1)])
+    client(world).indices.put_settings(index=INDEX, settings={"index.blocks.write": True})
+    run = world.transfer()
+    assert (run.state, run.reason) == ("waiting", "TRANSIENT")
+    assert "does not take writes to course-batch at the moment" in (run.error or "")
+    client(world).indices.put_settings(index=INDEX, settings={"index.blocks.write": None})
+    assert world.place.carry_out(run.id).state == "succeeded"
+    world.agree([batch(1)])
+
+
+def test_without_the_index_nothing_is_written_and_the_reason_is_said(server_world: World) -> None:
+    world = server_world
+    world.load([batch(1)])
+    client(world).indices.delete(index=INDEX)
+    run = world.transfer()
+    assert (run.state, run.reason) == ("failed", "REFUSED")
+    assert "search has no index course-batch" in (run.error or "")
+    assert world.row(batch(1)) == batch(1)
+    world.search.create()
+    reindex(world, batch(1))
+    world.services.ledger.retry(run.id, now_ms(), "admin")
+    assert world.place.carry_out(run.id).state == "succeeded"
+    world.agree([batch(1)])
+
+
+def test_an_index_that_goes_between_the_steps_fails_the_run_and_a_retry_mends_it(server_world: World) -> None:
+    world = server_world
+    world.load([batch(1)])
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    client(world).indices.delete(index=INDEX)
+    assert world.place.carry_out(run_id).reason == "REFUSED"
+    world.search.create()
+    reindex(world, batch(1))
+    world.services.ledger.retry(run_id, now_ms(), "admin")
+    assert world.place.carry_out(run_id).state == "succeeded"
+    world.agree([batch(1)])
