@@ -1,5 +1,6 @@
 """The Celery application, and how a step's outcome is said in Celery's words."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class _Process:
 
     pid: int | None = None
     services: Services | None = None
+    littered = False
 
 
 def services() -> Services:
@@ -46,6 +48,8 @@ def services() -> Services:
 @worker_process_init.connect
 def _forget_parent(**_: Any) -> None:
     _Process.services = None
+    # What is there before the first step stays for good: `_clean_up` need not look through it.
+    gc.freeze()
 
 
 @worker_shutting_down.connect
@@ -92,6 +96,7 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
     """
     # One token for all tries: to the ledger it is one execution, not one that died and another.
     token = new_token()
+    _clean_up()
     while True:
         give_back_when_stopping()
         try:
@@ -103,8 +108,20 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
             time.sleep(LEDGER_PAUSE)
 
 
+def _clean_up() -> None:
+    """Clear away what the exception of the step before has left behind.
+
+    Celery keeps a picture of its traceback, some 200 KB in a circle. When hundreds of steps find their user busy,
+    Python's own collector comes after a hundred megabytes of those.
+    """
+    if _Process.littered:
+        gc.collect()
+        _Process.littered = False
+
+
 def _say(outcome: Outcome) -> Result:
     """Say an outcome in Celery's words: a result sends the chain on, anything else ends it here."""
+    _Process.littered = not isinstance(outcome, Done)
     match outcome:
         case Done(result):
             return result
