@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lern.embedded import EmbeddedRedis
 from tests.acceptance.place import Place
+from tests.acceptance.workers import BRISK, Workers, workers_of
 from tests.servers.redis import RedisServer
 
 MakePlace = Callable[..., Place]
@@ -40,3 +42,17 @@ def make_place(quick_path: Path, own_redis: RedisServer) -> Iterator[MakePlace]:
 def place(make_place: MakePlace) -> Place:
     """A place with the settings as they are by default."""
     return make_place()
+
+
+@pytest.fixture
+def workers(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Workers]:
+    """Workers on the embedded default, in a place where waiting is short; none has been started.
+
+    A test may give settings of its own, as the fixture's parameter.
+    """
+    directory = quick_path / "data"
+    with EmbeddedRedis(directory) as redis:
+        place = Place.at(directory, redis.url, **{**BRISK, **getattr(request, "param", {})}).create()
+        with workers_of(place) as made:
+            yield made
+        place.close()

@@ -10,6 +10,7 @@ for each point: how everything stood in the end.
 The process that forks has done the work once itself, undisturbed, and has nothing open.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from celery.app.trace import trace_task
 from kombu import Connection
 
 from lern import log, undo
+from lern.ledger import Ledger
 from lern.locks import Locks
 from lern.services import Services
 from lern.settings import Settings
@@ -167,6 +169,7 @@ class Shard:
     plan: Plan
     directory: Path
     store: Store
+    ledger: Ledger
 
     def warm_up(self) -> None:
         """Carry out the work in this process, which learns everything by it; then close everything."""
@@ -174,8 +177,9 @@ class Shard:
         self._use_services()
         carry_out(self.plan)
         parts = services()
-        for part in (parts.ledger, parts.store, parts.queue, parts.broker, app):
+        for part in (parts.store, parts.queue, parts.broker, app):
             part.close()
+        self.ledger._database.engine.dispose()
         # The thread that renews locks ends when there are none.
         for thread in threading.enumerate():
             if thread is not threading.current_thread():
@@ -237,7 +241,9 @@ class Shard:
 
     def _use_services(self) -> None:
         parts = Services(Settings.load())
-        parts.__dict__["store"] = self.store
+        parts.__dict__.update(store=self.store, ledger=self.ledger)
+        # With no connection open, what the parent has compiled can be ours.
+        self.ledger._database._pid = os.getpid()
         _Process.services, _Process.pid = parts, os.getpid()
 
 
@@ -251,8 +257,11 @@ def main() -> None:
     app.loader.import_default_modules()
     app.finalize()
     count_everything()
-    shard = Shard(plan, directory, open_store(settings))
+    shard = Shard(plan, directory, open_store(settings), Ledger(settings.ledger_url_or_default))
     shard.warm_up()
+    # Children live for a moment: let them share the parent's memory instead of looking through it.
+    gc.disable()
+    gc.freeze()
     _tell({"point": 0, **shard.undisturbed()})
     for point in plan.points:
         _tell({"point": point, **shard.killed_at(point)})

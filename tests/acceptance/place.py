@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -105,12 +106,27 @@ class Place:
         """Every learner row as the database file has it: what "byte for byte" means."""
         return tables_of(self.settings)
 
-    def sql(self, statement: str, *parameters: object) -> None:
-        """Write to the learner rows behind the store's back, as nobody should."""
+    @contextmanager
+    def standstill(self) -> Iterator[None]:
+        """Keep the learner rows for ourselves: whoever is to write to them stands still for the length of the block."""
+        connection = sqlite3.connect(self._file, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
+            connection.close()
+
+    @property
+    def _file(self) -> Path:
         file = sqlite_file(self.settings.store_url_or_default)
         assert file is not None
-        with sqlite3.connect(file, isolation_level=None) as connection:
-            connection.execute(statement, parameters)
+        return file
+
+    def sql(self, statement: str, *parameters: object) -> None:
+        """Write to the learner rows behind the store's back, as nobody should."""
+        connection = sqlite3.connect(self._file, isolation_level=None)
+        connection.execute(statement, parameters)
         connection.close()
 
     def sent(self) -> dict[str, dict[str, bytes]]:

@@ -163,15 +163,22 @@ def test_another_merge_into_the_same_account_comes_before_the_killed_one_is_trie
     first, second = run_of(place, "first", "to", "m1"), run_of(place, "second", "to", "m2")
     ends = killing.everywhere(place, ["merge", "first", "to", "m1"], [first, second], ["merge", "second", "to", "m2"])
 
-    settings = place.settings.environ()
-    reference = Place.at(killing.path / "template", settings["LERN_BROKER_URL"])
-    reference.merge("first", "to", "m1")
-    reference.merge("second", "to", "m2")
-    expected = {"tables": json.loads(json.dumps(reference.tables()))}
-    reference.close()
-    assert ends.unlike(expected) == {}
-    for end in ends.after.values():
-        assert {run["state"] for run in end["runs"].values()} == {"succeeded"}
+    place.merge("first", "to", "m1")
+    place.merge("second", "to", "m2")
+    expected = _without_order({"tables": place.tables()})
+    found = Ends(ends.undisturbed, ends.calls, {point: _without_order(end) for point, end in ends.after.items()})
+    assert found.unlike(expected) == {}
+    assert {run["state"] for end in ends.after.values() for run in end["runs"].values()} == {"succeeded"}
+
+
+def _without_order(end: End) -> End:
+    """Take maps as what they are: in what order their entries came in makes no difference."""
+    rows = {name: [[_parsed(cell) for cell in row] for row in rows] for name, rows in end["tables"].items()}
+    return {"tables": rows}
+
+
+def _parsed(cell: object) -> object:
+    return json.loads(cell) if isinstance(cell, str) and cell.startswith("{") else cell
 
 
 def _differences(expected: Any, found: Any, path: str = "") -> Iterator[str]:

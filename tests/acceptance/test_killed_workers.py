@@ -1,0 +1,82 @@
+"""Real workers killed while they work: others carry on within seconds, and the rows are those of undisturbed merges."""
+
+from collections.abc import Mapping, Sequence
+
+from tests.acceptance.conftest import MakePlace
+from tests.acceptance.place import Place
+from tests.acceptance.workers import Workers
+from tests.accounts import Placed, account
+
+PAIRS = [(f"from-{number}", f"to-{number}") for number in range(12)]
+
+
+def rows_of_pairs() -> list[Placed]:
+    """Accounts with so much in common that a merge takes its time."""
+    return [
+        row for pair in PAIRS for user in pair for row in account(user, ["course-1", f"of-{user}"], contents=40)
+    ]
+
+
+def enter_all(place: Place) -> list[str]:
+    return [place.enter(source, target) for source, target in PAIRS]
+
+
+def merged_undisturbed(make_place: MakePlace, relations: Mapping[str, Sequence[str]] | None = None) -> Place:
+    place = make_place()
+    place.load(rows_of_pairs(), relations)
+    for source, target in PAIRS:
+        place.merge(source, target)
+    return place
+
+
+def under_way(place: Place, done: int) -> bool:
+    """Whether some runs are done and others at work."""
+    return bool(place.services.ledger.counts().get("succeeded", 0) >= done and place.services.ledger.running())
+
+
+def lost(place: Place, runs: list[str]) -> int:
+    return sum(attempt.outcome == "lost" for run in runs for attempt in place.detail(run).attempts)
+
+
+def test_a_worker_killed_with_its_children_again_and_again(workers: Workers, make_place: MakePlace) -> None:
+    place = workers.place
+    place.load(rows_of_pairs())
+    runs = enter_all(place)
+    for done in (1, 3, 6):
+        worker = workers.start()
+        workers.until(lambda done=done: under_way(place, done), "runs are under way")  # type: ignore[misc]  # mypy takes the default for an argument
+        worker.kill()
+    workers.start()
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert place.tables() == merged_undisturbed(make_place).tables()
+
+
+def test_another_worker_recovers_what_a_killed_one_had_begun(workers: Workers, make_place: MakePlace) -> None:
+    place = workers.place
+    place.load(rows_of_pairs())
+    first, second = workers.start(), workers.start()
+    workers.until(lambda: len(first.children) == len(second.children) == 2, "the workers have children")
+    # All four children stand in the middle of a step, with its users locked, while somebody else has the rows.
+    with place.standstill():
+        runs = enter_all(place)
+        workers.until(lambda: len(place.services.ledger.running()) == 4, "every child has begun a step")
+        first.kill()
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert lost(place, runs) >= 2
+    assert place.tables() == merged_undisturbed(make_place).tables()
+
+
+def test_a_child_alone_is_killed_in_the_middle_of_a_step(workers: Workers, make_place: MakePlace) -> None:
+    place = workers.place
+    place.load(rows_of_pairs())
+    worker = workers.start(concurrency=1)
+    workers.until(lambda: len(worker.children) == 1, "the worker has a child")
+    # The child stands in the middle of a step, with its users locked, while somebody else has the rows.
+    with place.standstill():
+        runs = enter_all(place)
+        workers.until(place.services.ledger.running, "a step has begun")
+        victim = worker.kill_child()
+        workers.until(lambda: worker.children and victim not in worker.children, "the worker has a new child")
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert lost(place, runs) >= 1
+    assert place.tables() == merged_undisturbed(make_place).tables()

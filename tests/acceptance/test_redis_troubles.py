@@ -1,0 +1,133 @@
+"""What Redis and the workers go through while runs wait: restarts, loss of memory, one busy user, SIGTERM."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import redis
+
+from lern.embedded import EmbeddedRedis
+from lern.store.tables import USER_CONTENT_CONSUMPTION
+from tests.acceptance.conftest import MakePlace
+from tests.acceptance.place import Place
+from tests.acceptance.test_killed_workers import PAIRS, enter_all, lost, merged_undisturbed, rows_of_pairs
+from tests.acceptance.workers import Workers
+from tests.accounts import RELATIONS, content
+
+WAITING = 500
+# KiB that a worker with one child may grow by while hundreds of steps come, find their user busy and go.
+GROWTH = 8 * 1024
+
+
+@contextmanager
+def busy(place: Place, user: str) -> Iterator[None]:
+    """Hold a user, as a long step does."""
+    with place.services.locks.hold([user], "long", wait=10, holder="a long step"):
+        yield
+
+
+def states(place: Place) -> dict[str, int]:
+    return {str(state): number for state, number in place.services.ledger.counts().items()}
+
+
+def restart(place: Place) -> None:
+    """End the private Redis and start it again, as its next user would."""
+    with redis.Redis.from_url(place.services.broker_url) as client:
+        client.shutdown()
+    again = EmbeddedRedis(place.settings.data_dir)
+    assert again.join() == place.services.broker_url
+    again.leave()
+
+
+def test_redis_is_restarted_in_the_middle(workers: Workers, make_place: MakePlace) -> None:
+    place = workers.place
+    place.load(rows_of_pairs(), RELATIONS)
+    worker = workers.start()
+    workers.until(lambda: len(worker.children) == 2, "the worker has children")
+    with place.standstill():
+        runs = enter_all(place)
+        workers.until(lambda: len(place.services.ledger.running()) == 2, "every child has begun a step")
+        restart(place)
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    reference = merged_undisturbed(make_place, RELATIONS)
+    assert place.tables() == reference.tables()
+    assert place.sent() == reference.sent()
+
+
+def test_redis_is_emptied_in_the_middle(workers: Workers, make_place: MakePlace) -> None:
+    """Messages, locks, relations and the mark by which the sweeper knows that Redis remembers: all gone."""
+    place = workers.place
+    place.load(rows_of_pairs())
+    worker = workers.start()
+    workers.until(lambda: len(worker.children) == 2, "the worker has children")
+    with place.standstill():
+        runs = enter_all(place)
+        workers.until(lambda: len(place.services.ledger.running()) == 2, "every child has begun a step")
+        place.services.broker.flushall()
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert place.tables() == merged_undisturbed(make_place).tables()
+
+
+@pytest.mark.parametrize("workers", [{"lock_wait": "0.01", "retry_cap": "300"}], indirect=True)
+def test_hundreds_of_runs_wait_for_one_busy_user(workers: Workers) -> None:
+    place = workers.place
+    place.load(content(f"from-{number}", "course-1", "b", f"c{number}", viewcount=1) for number in range(WAITING))
+    seen_waiting: set[str] = set()
+
+    def all_have_waited() -> bool:
+        seen_waiting.update(run.id for run in place.services.ledger.runs(state="waiting", limit=WAITING))
+        return len(seen_waiting) == WAITING
+
+    with busy(place, "to"):
+        worker = workers.start(concurrency=1)
+        runs = [place.enter("from-0", "to")]
+        workers.until(lambda: states(place) == {"waiting": 1}, "the first run waits")
+        at_first = worker.memory
+        runs += [place.enter(f"from-{number}", "to") for number in range(1, WAITING)]
+        workers.until(all_have_waited, "every run has come, found the user busy, and gone")
+        print("MEM", at_first, worker.memory)
+        assert worker.memory - at_first < GROWTH
+        # Waiting is no failure and uses nothing up.
+        assert {(run.attempts, run.lost) for run in map(place.run, runs)} == {(0, 0)}
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    print("MEM", at_first, worker.memory)
+    assert worker.memory - at_first < 2 * GROWTH
+    rows = place.rows(USER_CONTENT_CONSUMPTION)
+    assert {(row["userid"], row["contentid"]) for row in rows} == {("to", f"c{number}") for number in range(WAITING)}
+
+
+def test_a_worker_that_is_asked_to_end_gives_its_steps_back(workers: Workers, make_place: MakePlace) -> None:
+    place = workers.place
+    place.load(rows_of_pairs())
+    worker = workers.start()
+    runs = enter_all(place)
+    workers.until(lambda: states(place).get("succeeded", 0) >= 1, "the first run is done")
+    assert worker.terminate() == 0
+    assert place.services.ledger.running() == []
+    workers.start()
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert lost(place, runs) == 0
+    assert len(PAIRS) == len(runs)
+    assert place.tables() == merged_undisturbed(make_place).tables()
+
+
+@pytest.mark.parametrize("workers", [{"lock_wait": "19"}], indirect=True)
+def test_a_step_that_does_not_end_in_time_is_given_back_too(workers: Workers) -> None:
+    """One that would take longer than a worker may take for its end."""
+    place = workers.place
+    place.load([content(user, "course-1", "b", "c1", viewcount=1) for user in ("from", "to")])
+    worker = workers.start(concurrency=1)
+    workers.until(lambda: len(worker.children) == 1, "the worker has a child")
+    with busy(place, "to"):
+        run_id = place.enter("from", "to")
+        queued = place.settings.queue
+        workers.until(lambda: place.services.broker.hlen("unacked") == 1, "a worker has the step")
+        assert place.services.broker.llen(queued) == 0
+        worker.terminate()
+        assert place.services.broker.llen(queued) == 1
+    assert place.run(run_id).state == "queued"
+    workers.start()
+    [run] = workers.until_ended([run_id])
+    assert run.state == "succeeded"
+    [row] = place.rows(USER_CONTENT_CONSUMPTION)
+    assert (row["userid"], row["viewcount"]) == ("to", 2)
