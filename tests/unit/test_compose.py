@@ -5,17 +5,17 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import urlsplit
 
 import pytest
 import typer.main
-from celery.bin.celery import celery
 from ruamel.yaml import YAML
 
 from lern.cli.commands import app
+from lern.flower.access import Access
 from lern.settings import Settings, Topic
 from lern.store.cassandra_place import Place
 
@@ -25,7 +25,7 @@ OURS: Final = "lern"
 # What whoever starts the stack has to write down, and what may be chosen.
 GIVEN: Final = {"POSTGRES_PASSWORD": "secret", "FLOWER_PASSWORD": "secret"}
 CHOSEN: Final = {"LERN_ENV"}
-PROGRAMS: Final = {"lern": typer.main.get_command(app), "celery": celery}
+COMMANDS: Final = typer.main.get_command(app)
 _VARIABLE: Final = re.compile(r"\$\$|\$\{(\w+)(?::?[-?]([^}]*))?\}")
 
 Service = Mapping[str, Any]
@@ -62,9 +62,11 @@ def image_environment() -> dict[str, str]:
 
 
 def parse(command: Sequence[str]) -> None:
-    """Parse a command line with the program's own command tree. Raises what that raises for a wrong one."""
+    """Parse a command line with the real command tree. Raises what that raises for a wrong one."""
     program, *arguments = command
-    current, context = PROGRAMS[program], None
+    assert program == "lern"
+    current: Any = COMMANDS
+    context = None
     while True:
         context = current.make_context(program, arguments, parent=context)
         if not hasattr(current, "resolve_command"):
@@ -72,15 +74,9 @@ def parse(command: Sequence[str]) -> None:
         program, current, arguments = current.resolve_command(context, [*context._protected_args, *context.args])
 
 
-def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Give every command line of ours: what the services run, and their health checks."""
-    for name, service in services(ours=True).items():
-        yield name, [interpolated(word) for word in service["command"]]
-        kind, *words = service.get("healthcheck", {}).get("test", ["NONE"])
-        shell = kind == "CMD-SHELL"
-        line = re.sub(r'"[^"]*\$\([^)]*\)[^"]*"', "word", interpolated(words[0])).split() if shell else words
-        if line and line[0] in PROGRAMS:
-            yield f"{name}'s health check", line
+def command_lines() -> dict[str, list[str]]:
+    """Give every command line of ours, by service."""
+    return {name: [interpolated(word) for word in one["command"]] for name, one in services(ours=True).items()}
 
 
 def test_the_file_is_what_the_compose_specification_asks_for() -> None:
@@ -94,14 +90,14 @@ def test_the_file_is_what_the_compose_specification_asks_for() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("command", [pytest.param(line, id=where) for where, line in command_lines()])
+@pytest.mark.parametrize("command", command_lines().values(), ids=command_lines())
 def test_every_command_is_one_of_the_real_command_line(command: list[str]) -> None:
     parse(command)
 
 
 def test_a_command_or_an_option_that_is_not_there_is_found_out() -> None:
     # The test above says something only if this one holds.
-    for command in (["lern", "wroker"], ["lern", "bridge", "--strat", "latest"], ["celery", "inspekt"]):
+    for command in (["lern", "wroker"], ["lern", "bridge", "--strat", "latest"]):
         with pytest.raises(Exception, match=r"(?i)no such"):
             parse(command)
 
@@ -170,6 +166,26 @@ def test_what_must_outlive_its_container_is_on_a_volume() -> None:
         sources = [mount.split(":")[0] for mount in services()[name]["volumes"]]
         assert sources
         assert set(sources) <= volumes.keys()
+
+
+def test_health_checks_ask_where_the_health_is_served() -> None:
+    for name in ("worker", "bridge"):
+        service = services()[name]
+        port = environment(service)[f"LERN_{name.upper()}_PORT"]
+        code = service["healthcheck"]["test"][-1]
+        compile(code, name, "exec")
+        assert f"http://127.0.0.1:{port}/health" in code
+
+
+def test_flower_lets_nobody_in_without_a_password() -> None:
+    told = environment(services()["flower"])
+    [(user, password)] = [one.split(":", 1) for one in told["FLOWER_BASIC_AUTH"].split(",")]
+    settings = Settings.load(told)
+
+    access = Access(settings.flower_address, authenticated=bool(password), users=frozenset({user}))
+
+    assert access.problem(by_name=True) is None
+    assert services()["flower"]["ports"] == [f"127.0.0.1:{settings.flower_port}:{settings.flower_port}"]
 
 
 def test_redis_forgets_nothing() -> None:
