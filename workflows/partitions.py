@@ -89,6 +89,7 @@ class Partitions:
         """Stay a member of the group while nothing can be done with messages."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
+            self._commit_done()
             # A partition is assigned before we can pause it: what slips through is kept for the next batch.
             self._early += self._read(100, left)
 
