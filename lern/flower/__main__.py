@@ -34,6 +34,7 @@ def application(settings: Settings, arguments: Sequence[str] = ()) -> Applicatio
     command.apply_options("lern flower", list(arguments))
     access = Access.of(options, settings.flower_readonly_users, settings.flower_api_token)
     command.extract_settings()
+    command.setup_logging()
     return Application(Services(settings), access, options=options, **tornado_settings)
 
 

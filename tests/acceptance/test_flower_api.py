@@ -1,0 +1,194 @@
+"""The same over HTTP, for scripts, and who is let in."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.place import Place
+from tests.acceptance.site import ROOT, Site, site
+from tests.accounts import RELATIONS, two_accounts
+
+
+@pytest.fixture
+def flower(place: Place) -> Iterator[Site]:
+    with site(place) as made:
+        made.start_flower()
+        yield made
+
+
+def cli(flower: Site, *arguments: str) -> Any:
+    """What the command prints as JSON."""
+    command = [sys.executable, "-m", "lern.cli", *arguments, "--json"]
+    environment = {"PATH": "/usr/bin:/bin", **flower.place.settings.environ()}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def broken(place: Place) -> str:
+    place.load(two_accounts("source", "target"), RELATIONS)
+    place.sql("UPDATE user_enrolments SET progress = 'x' WHERE userid = 'source'")
+    run_id = place.enter("source", "target")
+    assert place.carry_out(run_id).state == "failed"
+    place.services.broker.delete(place.settings.queue)
+    return run_id
+
+
+def test_a_script_finds_what_failed_mends_it_and_sees_it_succeed(flower: Site) -> None:
+    run_id = broken(flower.place)
+    flower.place.merge("other", "one")
+    [found] = flower.api("GET", "/runs?state=failed").json()
+    assert (found["id"], found["reason"]) == (run_id, "BAD_ROW")
+    flower.place.sql("UPDATE user_enrolments SET progress = 1 WHERE userid = 'source'")
+    answer = flower.api("POST", f"/runs/{run_id}/retry")
+    assert (answer.status_code, answer.json()["generation"]) == (202, 2)
+    again = flower.api("POST", f"/runs/{run_id}/retry")
+    assert again.status_code == 409
+    assert "only a failed one can be retried" in again.json()["error"]
+    flower.start_worker()
+    flower.until(run_id, "succeeded")
+    assert flower.api("POST", f"/runs/{run_id}/retry").status_code == 409
+    shown = flower.api("GET", f"/runs/{run_id}").json()
+    assert [(entry["who"], entry["action"]) for entry in shown["audit"]] == [("API token", "retry")]
+    undone = flower.api("POST", f"/runs/{run_id}/undo")
+    assert undone.status_code == 202
+    flower.until(undone.json()["id"], "succeeded")
+    assert flower.api("POST", f"/runs/{run_id}/undo").status_code == 409
+
+
+def test_what_scripts_are_given_is_what_the_command_prints(flower: Site) -> None:
+    run_id = broken(flower.place)
+    flower.place.enter("source", "elsewhere", "another")
+    assert flower.api("GET", "/runs").json() == cli(flower, "runs", "list")
+    assert [flower.api("GET", f"/runs/{run_id}").json()] == cli(flower, "runs", "show", run_id)
+    assert flower.api("GET", "/dead").json() == cli(flower, "dead", "list")
+
+
+def test_a_step_of_a_succeeded_run_is_done_again_by_name(flower: Site) -> None:
+    run_id = flower.place.merge("source", "target")
+    assert flower.api("POST", f"/runs/{run_id}/retry", json={"step": "nonsense"}).status_code == 409
+    assert flower.api("POST", f"/runs/{run_id}/retry", json={"setp": "merge.content"}).status_code == 400
+    assert flower.api("POST", f"/runs/{run_id}/retry", json={"step": "merge.aggregates"}).status_code == 202
+    assert flower.place.run(run_id).step == "merge.aggregates"
+
+
+def test_pages_lead_to_each_other_and_hold_every_run_once(flower: Site) -> None:
+    entered = {flower.place.enter(f"s{n}", f"t{n}") for n in range(7)}
+    found: list[str] = []
+    following: str | None = "/runs?workflow=merge&limit=3"
+    while following is not None:
+        answer = flower.api("GET", following)
+        found += [run["id"] for run in answer.json()]
+        place = answer.links.get("next", {}).get("url")
+        following = None if place is None else place.removeprefix("/api/lern")
+    assert (len(found), set(found)) == (7, entered)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/runs?state=nonsense", 400),
+        ("/runs?stat=failed", 400),
+        ("/runs?limit=0", 400),
+        ("/runs?limit=x", 400),
+        ("/runs?since=yesterday", 400),
+        ("/runs?after=x", 400),
+        ("/runs/none%20such", 404),
+        ("/dead?state=closed", 400),
+        ("/nothing", 404),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(flower: Site, path: str, status: int) -> None:
+    answer = flower.api("GET", path)
+    assert answer.status_code == status
+    if path != "/nothing":
+        assert answer.json()["error"]
+
+
+def test_a_dead_letter_is_replayed_once_and_says_what_became_of_it(flower: Site) -> None:
+    first = flower.place.merge("source", "target")
+    flower.place.enter("source", "elsewhere", "another")
+    flower.place.services.broker.delete(flower.place.settings.queue)
+    [letter] = flower.api("GET", "/dead").json()
+    flower.start_worker()
+    # 202: the worker is still starting.
+    while (refused := flower.api("POST", f"/dead/{letter['id']}/replay")).status_code == 202:
+        pass
+    assert refused.status_code == 409
+    assert "already merged" in refused.json()["error"]
+    flower.until(flower.api("POST", f"/runs/{first}/undo").json()["id"], "succeeded")
+    taken = flower.api("POST", f"/dead/{letter['id']}/replay")
+    assert (taken.status_code, taken.json()["state"]) == (200, "replayed")
+    flower.until(taken.json()["run_id"], "succeeded")
+    assert flower.api("POST", f"/dead/{letter['id']}/replay").status_code == 409
+    assert flower.api("POST", "/dead/999/replay").status_code == 404
+    [noted] = flower.place.services.ledger.audit_of_dead(letter["id"])
+    assert (noted.who, noted.action, noted.run_id) == ("API token", "replay", taken.json()["run_id"])
+
+
+def test_nothing_is_done_for_whoever_has_no_token(flower: Site) -> None:
+    run_id = broken(flower.place)
+    path = f"{flower.url}/api/lern/runs/{run_id}/retry"
+    assert httpx.post(path).status_code == 403
+    assert httpx.post(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert httpx.post(path, headers={"Authorization": f"Bearer {flower.token}x"}).status_code == 401
+    assert httpx.post(f"{flower.url}/run/{run_id}/retry", data={"_xsrf": "x"}).status_code == 403
+    assert flower.place.run(run_id).state == "failed"
+
+
+def test_a_stranger_s_name_for_this_machine_is_not_answered(flower: Site) -> None:
+    broken(flower.place)
+    for path in ("/runs", "/api/lern/runs", "/tasks", "/workers"):
+        assert httpx.get(f"{flower.url}{path}", headers={"Host": "evil.test"}).status_code == 403
+        assert httpx.get(f"{flower.url}{path}", headers={"Host": "localhost:5555"}).status_code == 200
+
+
+def test_with_authentication_everything_asks_who_is_there(place: Place) -> None:
+    run_id = broken(place)
+    environment = {"FLOWER_BASIC_AUTH": "asha:secret,ravi:secret", "LERN_FLOWER_READONLY_USERS": "ravi"}
+    with site(place, **environment) as made:
+        made.start_flower("--address=0.0.0.0")
+        for path in ("/runs", f"/run/{run_id}", "/failed", "/dead", "/api/lern/runs", "/tasks", "/workers"):
+            assert httpx.get(made.url + path).status_code == 401
+            assert httpx.get(made.url + path, auth=("asha", "wrong")).status_code == 401
+            assert httpx.get(made.url + path, auth=("ravi", "secret")).status_code == 200
+        # Flower's own power over workers is no less than ours over runs.
+        shutdown = f"{made.url}/api/worker/shutdown/nobody"
+        assert httpx.post(shutdown, auth=("ravi", "secret")).status_code == 403
+        assert httpx.post(shutdown, auth=("asha", "secret")).status_code == 404
+        assert httpx.get(f"{made.url}/runs/retry", auth=("ravi", "secret")).status_code == 403
+        assert made.api("GET", "/runs").status_code == 200
+
+
+def test_under_a_prefix_every_link_has_it(place: Place) -> None:
+    run_id = broken(place)
+    with site(place) as made:
+        made.environment["FLOWER_URL_PREFIX"], made.prefix = "flower", "/flower"
+        made.start_flower()
+        page = httpx.get(f"{made.url}/runs")
+        assert page.status_code == 200
+        assert f"/flower/run/{run_id}" in page.text
+        assert 'href="/run' not in page.text
+        assert httpx.get(f"{made.url}/lern/static/lern.css").status_code == 200
+        assert made.place.run(run_id).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"LERN_FLOWER_ADDRESS": "0.0.0.0"}, "FLOWER_BASIC_AUTH"),  # noqa: S104 - that it is refused is tested
+        ({"FLOWER_UNIX_SOCKET": "flower.sock"}, "FLOWER_BASIC_AUTH"),
+        ({"LERN_FLOWER_READONLY_USERS": "ravi"}, "nobody has a name"),
+        ({"LERN_FLOWER_READONLY_USERS": "rvai", "FLOWER_BASIC_AUTH": "ravi:x"}, "rvai is not a user"),
+    ],
+)
+def test_what_would_be_open_does_not_start(place: Place, environment: dict[str, str], said: str) -> None:
+    command = [sys.executable, "-m", "lern.flower", "--port=1"]
+    variables = {"PATH": "/usr/bin:/bin", **place.settings.environ(), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
