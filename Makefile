@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TYPED := lern tasks workflows tests bench celeryconfig.py
 
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo test lint bench soak docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test     ruff, mypy and the tests"
 	@echo "make lint     ruff and mypy alone"
 	@echo "make bench    speed and memory, as ratios measured in one run"
+	@echo "make soak     ten minutes of merges: no process grows, nothing is left (MINUTES=3 for fewer)"
 	@echo "make install  .venv with everything in it, from constraints.txt"
 	@echo "make docs     docs/settings.md from lern/settings.py"
 	@echo "make clean    remove .venv, caches and the embedded default's files"
@@ -51,6 +52,10 @@ test: lint
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench
+
+MINUTES ?= 10
+soak: $(INSTALLED)
+	$(BIN)/python -m bench.soak $(MINUTES)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m lern.settings > docs/settings.md

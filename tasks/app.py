@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+from billiard import pool
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import setup_logging, worker_process_init, worker_shutting_down
@@ -24,6 +25,7 @@ app = Celery("lern")
 app.config_from_object("celeryconfig")
 
 LEDGER_PAUSE: Final = 1.0
+FAREWELL: Final = 2.0
 
 
 class StepFailed(Exception):
@@ -56,6 +58,18 @@ def _forget_parent(**_: Any) -> None:
 def _ask_to_stop(**_: Any) -> None:
     """Have the steps at work end with the chunk in hand. Called in a signal handler."""
     STOP.set()
+
+
+@worker_process_init.connect
+def _end_soon(**_: Any) -> None:
+    """Let a child that ends wait no longer than this for its parent to take note of what it did.
+
+    Now and then the parent never does (it has dropped a message that the child had taken already), and half a
+    minute is what supervisors wait before they kill. The message comes back and finds its step done.
+    """
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(
+        FAREWELL / pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+    )
 
 
 def give_back_when_stopping() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lern.errors import BadRow, Busy, LockLost, Refused, Transient, Unreachable, Unsettled, WorkerLost
+from lern.errors import BadRow, Busy, LockLost, Refused, Stopping, Transient, Unreachable, Unsettled, WorkerLost
 from lern.retry import GiveUp, Retry, RetryPolicy, Wait
 
 POLICY = RetryPolicy(attempts=3, base=1.0, cap=10.0)
@@ -50,3 +50,7 @@ def test_delays_stay_between_nothing_and_the_cap(attempt: int, chance: float) ->
     decision = policy.decide(Transient("x"), attempt, 0, chance)
     assert isinstance(decision, Retry)
     assert 0 <= decision.seconds <= min(30.0, 0.5 * 2 ** (attempt - 1))
+
+
+def test_a_step_whose_worker_is_stopped_comes_back_at_once() -> None:
+    assert POLICY.decide(Stopping("being stopped"), 99, 0, 0.5) == Wait(0.0, "being stopped")
