@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from lern.errors import Refused, Unsettled
-from lern.store.base import Change, Decide, Part, Swap
+from lern.store.base import Change, Decide, First, Look, Part, Swap
 from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
-from lern.store.cassandra_codec import as_stored
+from lern.store.cassandra_codec import SCALARS, as_stored
 from lern.store.cassandra_layout import layout_problems
 from lern.store.cassandra_place import Place
 from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of
-from lern.store.cassandra_session import Connected, Request, Sessions
+from lern.store.cassandra_session import Connected, Node, Request, Sessions
 from lern.store.cassandra_writing import Writer, joined, runs, swapping
 from lern.store.sql_codec import merged_map, same
 from lern.store.tables import TABLES, Key, Kind, Row, Table
@@ -45,6 +45,9 @@ class CassandraStore:
     `tables`: those that this installation uses; `check` looks at them alone. `max_clock_ahead`: seconds. Nothing is
     connected before the first use, and each process has a session of its own.
     """
+
+    # The server, and the network, work while we do.
+    reads_ahead = True
 
     def __init__(
         self,
@@ -80,13 +83,39 @@ class CassandraStore:
         connected = self._sessions.connected()
         return layout_problems(connected.session, connected.place.keyspace, self._names, self._tables)
 
+    def nodes(self) -> list[Node]:
+        """Ask every node that is up for its version and its time; for `lern doctor`."""
+        return self._sessions.connected().nodes()
+
+    def refused_writes(self) -> list[str]:
+        """Say which tables in use we may not write; nothing is changed: the row that is deleted does not stand."""
+        connected = self._sessions.connected()
+        problems = []
+        for table in (TABLES[name] for name in self._tables):
+            name = self._names.get(table.name, table.name)
+            where = " AND ".join(f"{column} = '-'" for column in table.key)
+            try:
+                connected.execute(f"DELETE FROM {connected.place.keyspace}.{name} WHERE {where} IF EXISTS")  # noqa: S608
+            except Refused as error:
+                problems.append(f"{name}: {error}")
+        return problems
+
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order."""
         return self._reader().rows(table, where, after, limit)
 
+    def slices(self, table: Table, wheres: Sequence[Key], limit: int) -> list[list[Row]]:
+        """Read the first rows of several slices."""
+        return self._reader().slices(table, wheres, limit)
+
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key."""
         return self._reader().read(table, keys)
+
+    def look(self, table: Table, keys: Collection[Key]) -> Look:
+        """Read rows by primary key, and remember since when they are known."""
+        at = self._clock.now()
+        return Look(self.read(table, keys), at)
 
     @contextmanager
     def unit(self, guard: Callable[[], None]) -> Iterator["CassandraUnit"]:
@@ -149,20 +178,28 @@ class CassandraUnit:
         """Read one slice in its order."""
         return self._reader.rows(table, where, after, limit)
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
         """Write what `decide` makes of the rows of `keys`, and read them back until nothing is left to write."""
+        begun = None if first is None or first.look.at is None else (first.look.at, first.look.rows, first.changes)
         asked = frozenset(keys)
         written = 0
         changes: dict[Key, Change] = {}
+        standing: Mapping[Key, Row]
+        wanted: Iterable[Change]
         expected: Mapping[Key, Row | None] = {}
         for round_ in range(_ROUNDS):
-            now = self._clock.now()
-            standing = self._reader.read(table, asked)
-            # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them.
-            if changes and _is_as_expected(expected, standing):
-                return written
             tried = changes
-            changes = _effective(table, asked, standing, decide(standing))
+            if begun is not None:
+                now, standing, wanted = begun
+                begun = None
+            else:
+                now = self._clock.now()
+                standing = self._reader.read(table, asked)
+                # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them.
+                if changes and _is_as_expected(expected, standing):
+                    return written
+                wanted = decide(standing)
+            changes = _effective(table, asked, standing, wanted)
             if not changes:
                 return written
             self._refuse_ahead(table, [change for key, change in changes.items() if key in tried], now)
@@ -316,12 +353,17 @@ def _effective(
 def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Change]) -> dict[Key, Row | None]:
     """Give what the changed rows will be if nobody else writes them; None: gone."""
     result: dict[Key, Row | None] = {}
+    collections = frozenset(c for c, kind in table.columns.items() if kind not in SCALARS or kind is Kind.FLOAT)
     for key, change in changes.items():
         current = standing.get(key)
         if change.delete:
             result[key] = None
             continue
         row: Row = dict(zip(table.key, key, strict=True)) if current is None else dict(current)
+        if not (change.drop or change.clear or collections.intersection(change.put)):
+            row.update(change.put)
+            result[key] = row
+            continue
         for column in change.drop.keys() | change.clear:
             dropped = change.drop.get(column, ()) if column not in change.clear else row.get(column, ())
             row[column] = merged_map(row, column, {}, dropped) if table.columns[column].is_map else None

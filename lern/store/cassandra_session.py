@@ -123,6 +123,23 @@ class Sessions:
             session.close()
 
 
+@dataclass(frozen=True)
+class Node:
+    """One node of the cluster: where it is, its version, and its time (ms since 1970 UTC)."""
+
+    address: str
+    version: str
+    time: int
+
+
+_NODE: Final = "SELECT release_version, toUnixTimestamp(now()) AS time FROM system.local"
+
+
+def _node(host: Any, row: tuple[str, int]) -> Node:
+    version, time = row
+    return Node(str(host.endpoint), version, time)
+
+
 class Connected:
     """A session of the driver, with the statements that were prepared in it."""
 
@@ -198,6 +215,16 @@ class Connected:
         """Run a statement that changes the schema."""
         with translated(writing=True):
             self.session.execute(cql, timeout=60)
+
+    def nodes(self) -> list[Node]:
+        """Ask every node that is up for its version and its time."""
+        with translated(writing=False):
+            session = self.cluster.connect()
+            try:
+                up = [host for host in self.cluster.metadata.all_hosts() if host.is_up]
+                return [_node(host, session.execute(_NODE, host=host).one()) for host in up]
+            finally:
+                session.shutdown()
 
     def close(self) -> None:
         """Close the connections."""

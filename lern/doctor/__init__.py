@@ -12,14 +12,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
 
+from lern.doctor import cassandra, kafka, search
+from lern.doctor.finding import PATIENCE, Finding, Level
+from lern.doctor.finding import clock as clock_of
 from lern.errors import LernError, SchemaMissing
 from lern.ledger import Ledger
 from lern.ledger.schema import HEAD
@@ -27,30 +29,16 @@ from lern.settings import Settings
 from lern.store import open_store
 from lern.urls import redacted, redis_place, scheme
 
-Level = Literal["ok", "warning", "problem"]
-
 MIB: Final = 1024 * 1024
 LITTLE_SPACE: Final = 1024 * MIB
 NO_SPACE: Final = 100 * MIB
 OLDEST_REDIS: Final = (6, 2)
 OLDEST_SQLITE: Final = (3, 24)
-PATIENCE: Final = 5.0
-CLOCK_WARNING: Final = 1.0
 # What is needed to reach what the settings name: (setting, package to import, extra that brings it).
 DRIVERS: Final = (
     ("kafka_bootstrap", "confluent_kafka", "bridge"),
     ("search_url", "elasticsearch", "elasticsearch"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found. `advice`: what to do, empty where all is well."""
-
-    name: str
-    level: Level
-    detail: str
-    advice: str = ""
 
 
 def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
@@ -59,7 +47,10 @@ def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
     yield from directory(settings.data_dir)
     yield from drivers(settings)
     yield ledger(settings)
-    yield store(settings)
+    if scheme(settings.store_url_or_default) == "cassandra":
+        yield from cassandra.examine(settings)
+    else:
+        yield store(settings)
     yield from redis_server("broker", broker_url, settings, clock=True)
     others = {
         "locks": settings.locks_url,
@@ -128,11 +119,6 @@ def ledger(settings: Settings) -> Finding:
     return Finding("ledger", "problem", detail, "run: lern migrate")
 
 
-@runtime_checkable
-class _Checkable(Protocol):
-    def check(self) -> None: ...
-
-
 def store(settings: Settings) -> Finding:
     """Check that the store answers and has the tables."""
     url = settings.store_url_or_default
@@ -142,8 +128,7 @@ def store(settings: Settings) -> Finding:
         return Finding("store", "ok", f"{where}: is created when it is first used")
     try:
         with closing(open_store(settings)) as found:
-            if isinstance(found, _Checkable):
-                found.check()
+            found.check()
     except SchemaMissing as error:
         return Finding("store", "problem", str(error), "run: lern migrate")
     except LernError as error:
@@ -172,7 +157,7 @@ def redis_server(name: str, url: str, settings: Settings, *, clock: bool) -> Ite
     if name in {"broker", "locks"}:
         yield from _memory(name, info)
     if clock:
-        yield _clock(name, seconds + microseconds / 1_000_000 - time.time(), settings.max_clock_ahead)
+        yield clock_of(f"the {name}'s host", seconds + microseconds / 1_000_000 - time.time(), settings.max_clock_ahead)
 
 
 def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
@@ -183,14 +168,6 @@ def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
     if name == "broker" and not info.get("aof_enabled"):
         advice = "CONFIG SET appendonly yes saves a search of the ledger after every restart of Redis"
         yield Finding(name, "warning", "no append-only file: a restart forgets the queue", advice)
-
-
-def _clock(name: str, ahead: float, allowed: float) -> Finding:
-    detail = f"{abs(ahead) * 1000:,.0f} ms {'behind' if ahead > 0 else 'ahead of'} the clock of the {name}'s host"
-    if abs(ahead) < CLOCK_WARNING:
-        return Finding("clock", "ok", detail)
-    level: Level = "problem" if abs(ahead) > allowed else "warning"
-    return Finding("clock", level, detail, "synchronise the clocks of all hosts (NTP): write times are compared")
 
 
 def relations(url: str) -> Finding:
@@ -207,9 +184,8 @@ def relations(url: str) -> Finding:
 
 
 def servers(settings: Settings) -> Iterator[Finding]:
-    """Check that the other servers take connections."""
+    """Check the other servers, each as far as it can be asked."""
     named = {
-        "search": (settings.search_url, "LERN_SEARCH_URL"),
         "lms-service": (settings.lms_url, "LERN_LMS_URL"),
         "user and org service": (settings.userorg_url, "LERN_USERORG_URL"),
     }
@@ -218,10 +194,10 @@ def servers(settings: Settings) -> Iterator[Finding]:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             yield _reached(name, parts.hostname or "", port, variable)
-    for server in (settings.kafka_bootstrap or "").split(","):
-        if server:
-            host, _, port_text = server.rpartition(":")
-            yield _reached("kafka", host, int(port_text), "LERN_KAFKA_BOOTSTRAP")
+    if settings.search_url is not None and find_spec("elasticsearch") is not None:
+        yield from search.examine(settings)
+    if settings.kafka_bootstrap is not None and find_spec("confluent_kafka") is not None:
+        yield from kafka.examine(settings)
 
 
 def _reached(name: str, host: str, port: int, variable: str) -> Finding:
