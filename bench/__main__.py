@@ -53,7 +53,17 @@ def rows() -> None:
     console.print(table)
 
 
-TABLES: dict[str, Callable[[], None]] = {"imports": imports, "rows": rows, "chain": chain}
+def bridge() -> None:
+    """Print what the bridge takes in."""
+    from bench import bridge as measured
+
+    table = _table("The bridge (Kafka, SQLite and Redis on this machine)", "", "events/s", "ratio", "limit")
+    for what, per_second, ratio, limit in measured.measure():
+        table.add_row(what, f"{per_second:,.0f}", f"{ratio:.2f}", _limit(limit))
+    console.print(table)
+
+
+TABLES: dict[str, Callable[[], None]] = {"imports": imports, "rows": rows, "chain": chain, "bridge": bridge}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -129,7 +129,9 @@ class Surroundings:
         """The group's offsets by partition; 0 where it has none."""
         reader = Consumer({**self._client, "group.id": group or self.settings.kafka_group_or_default})
         try:
-            found = reader.committed([TopicPartition(self.topic, n) for n in range(PARTITIONS)], timeout=10)
+            found = _once_there_is_a_coordinator(
+                lambda: reader.committed([TopicPartition(self.topic, n) for n in range(PARTITIONS)], timeout=10)
+            )
             return {one.partition: max(0, one.offset) for one in found}
         finally:
             reader.close()
@@ -167,6 +169,17 @@ class Surroundings:
         self.parts.ledger.close()
         self.parts.queue.close()
         self.parts.broker.close()
+
+
+def _once_there_is_a_coordinator(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+    """Ask Kafka about a group; one that was just born or has just moved has no coordinator for a moment."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
 
 
 def _runs_of(messages: Any) -> Counter[str]:
