@@ -23,6 +23,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from lern import events, kafka_start
+from lern.errors import Unreachable
+from lern.kafka import translated
 from lern.ledger import Ledger
 from lern.services import Services
 from lern.settings import Settings, Topic
@@ -178,8 +180,9 @@ def _once_there_is_a_coordinator(ask: Callable[[], list[TopicPartition]]) -> lis
         try:
             return ask()
         except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
+            if not isinstance(translated(error.args[0]), Unreachable) or time.monotonic() > deadline:
                 raise
+            time.sleep(0.05)
 
 
 def _runs_of(messages: Any) -> Counter[str]:
