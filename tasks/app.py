@@ -67,9 +67,7 @@ def _end_soon(**_: Any) -> None:
     Now and then the parent never does (it has dropped a message that the child had taken already), and half a
     minute is what supervisors wait before they kill. The message comes back and finds its step done.
     """
-    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(
-        FAREWELL / pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
-    )
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = round(FAREWELL / pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL)
 
 
 def give_back_when_stopping() -> None:
