@@ -10,11 +10,11 @@ is kept as its text.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from lern.errors import BadRow
 from lern.store.tables import Key, Kind, Row, Table
@@ -36,18 +36,19 @@ class _BadValueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How to make a row of tuples with one combination of types."""
+    """How to make a row of tuples with one combination of types. `ints`: the numbers that have to fit 32 bits."""
 
     names: tuple[str, ...]
     pick: Callable[[Sequence[Any]], Iterable[Any]]
     converts: tuple[tuple[str, Convert], ...]
+    ints: Callable[[Sequence[Any]], Sequence[int]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     """Turns one table's rows into tuples and back.
 
-    `nan_as_text`: SQLite turns NaN into null, but keeps a text in a column of numbers.
+    `nan_as_text`: SQLite turns NaN into null, but keeps a text in a column of numbers, and numbers of any size.
     """
 
     table: Table
@@ -67,6 +68,9 @@ class Codec:
     def row(self, raw: Sequence[Any]) -> Row:
         """Read one tuple. Raises `BadRow`, naming key and column."""
         reading = self._readings.get(tuple(map(type, raw))) or self._reading(raw)
+        # What could not be written again must not be read: a journal that holds it could never be carried out.
+        if reading.ints is not None and not _fit(reading.ints(raw)):
+            self._refuse_unfit(raw)
         # Not strict: as many names as values by the way in which a reading is made, and this is every row's path.
         row = dict(zip(reading.names, reading.pick(raw), strict=False))
         return self._converted(row, reading, raw) if reading.converts else row
@@ -101,6 +105,20 @@ class Codec:
                 row[name] = value
         return row
 
+    def _refuse_unfit(self, raw: Sequence[Any]) -> NoReturn:
+        for name, value in zip(self.order, raw, strict=True):
+            if self.table.columns[name] is Kind.INT and value is not None and not _fit([value]):
+                raise BadRow(self.table.name, self.key_of(raw), name, f"{value} needs more than 32 bits")
+        raise AssertionError(raw)
+
+    def _ints(self, types: Sequence[type]) -> Callable[[Sequence[Any]], Sequence[int]] | None:
+        """Give the way to pick a tuple's 32-bit numbers, where the database does not see to their size."""
+        if not self.nan_as_text:
+            return None
+        places = [i for i, name in enumerate(self.order) if self.table.columns[name] is Kind.INT and types[i] is int]
+        # Of one place alone it would give the value, not a tuple.
+        return itemgetter(*places, places[0]) if places else None
+
     def _reading(self, raw: Sequence[Any]) -> _Reading:
         types = tuple(map(type, raw))
         present: list[int] = []
@@ -119,7 +137,9 @@ class Codec:
         if len(self._readings) >= _MOST_PLANS:
             self._readings.clear()
         names = tuple(self.order[index] for index in present)
-        reading = self._readings[types] = _Reading(names, itemgetter(*present), tuple(converts))
+        reading = self._readings[types] = _Reading(
+            names, itemgetter(*present), tuple(converts), self._ints(types)
+        )
         return reading
 
 
@@ -192,6 +212,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line's worth
 
 
+def _fit(numbers: Collection[int]) -> bool:
+    """Tell whether numbers (at least one) fit 32 bits."""
+    return max(numbers) <= INT_MAX and min(numbers) >= INT_MIN
+
+
 # --- reading
 
 
@@ -233,6 +258,10 @@ def _texts(text: str) -> list[str] | None:
 
 
 def _ints(text: str) -> dict[str, int] | None:
+    return _json(text, dict, lambda value: set(map(type, value.values())) <= {int} and _fit(value.values()))
+
+
+def _times(text: str) -> dict[str, int] | None:
     return _json(text, dict, lambda value: set(map(type, value.values())) <= {int})
 
 
@@ -300,7 +329,7 @@ _READ: Final[dict[Kind, dict[type, Convert | None]]] = {
     Kind.TEXTS: {str: _texts},
     Kind.INTS: {str: _ints},
     Kind.DOUBLES: {str: _doubles},
-    Kind.TIMESTAMPS: {str: _ints},
+    Kind.TIMESTAMPS: {str: _times},
     Kind.RECORDS: {str: _records},
     Kind.RECORD_MAP: {str: _record_map},
     Kind.QUESTIONS: {str: _questions},
