@@ -129,6 +129,14 @@ class Place:
         connection.execute(statement, parameters)
         connection.close()
 
+    def fetch(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask the learner rows' database."""
+        connection = sqlite3.connect(self._file)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
     def sent(self) -> dict[str, dict[str, bytes]]:
         """The outgoing events by topic and mid. Of one mid all copies must be the same."""
         return sent_from(self.settings.out_dir)

@@ -14,7 +14,7 @@ from lern.ledger import Run
 from tests.acceptance.place import Place
 
 # Seconds until a test gives up. Whatever is recovered by then was not recovered by the broker's own timeout.
-PATIENCE: Final = 90
+PATIENCE: Final = 200
 assert broker_transport_options["visibility_timeout"] > 10 * PATIENCE
 
 # Settings with which waiting is short.
