@@ -15,6 +15,7 @@ from lern.services import Services
 from lern.settings import Settings
 from lern.store.tables import TABLES, Row, Table
 from lern.urls import sqlite_file
+from tasks import merge, undo  # noqa: F401 - they register their steps
 from tasks.app import BODIES
 from tasks.step import Done, Outcome, perform
 from tests.accounts import Placed
