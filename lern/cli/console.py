@@ -29,6 +29,9 @@ STATES: Final[Mapping[str, str]] = {
     "pending": "dim",
     "open": "yellow",
     "replayed": "green",
+    "starting": "yellow",
+    "restarting": "bold red",
+    "ready": "green",
 }
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

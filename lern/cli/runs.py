@@ -14,6 +14,7 @@ from lern.cli.problems import WrongUse
 from lern.cli.run_page import page
 from lern.cli.stack import stack
 from lern.cli.waiting import NO_WORKER, has_worker, now_ms, require_success, wait_for, whoami
+from lern.cli.watch import watch
 from lern.errors import Refused
 from lern.ledger import Ledger, Run, RunDetail
 from lern.ledger.records import RunState
@@ -22,6 +23,7 @@ from lern.services import Services
 from lern.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(watch)
 
 SHORT: Final = 8
 SHORTEST: Final = 4

@@ -22,7 +22,7 @@ from lern.ledger.records import DeadState
 
 MOST: Final = 1_000
 PATIENCE: Final = 5.0
-TOKEN: Final = "API token"
+SCRIPT: Final = "API token"
 _PAUSE: Final = 0.1
 _DEAD: Final[dict[str, DeadState]] = {"open": "open", "replayed": "replayed"}
 
@@ -34,7 +34,7 @@ class Api(Page):
         """Know a script by its token."""
         header = self.request.headers.get("Authorization")
         if self.access.is_token(header):
-            return TOKEN
+            return SCRIPT
         if header is not None and header.partition(" ")[0].lower() == "bearer":
             raise HTTPError(401, "The token is not the one in LERN_FLOWER_API_TOKEN")
         return super().get_current_user()
@@ -42,7 +42,7 @@ class Api(Page):
     def check_xsrf_cookie(self) -> None:
         """Ask a script for its token, and a browser for the one that our page gave it."""
         # Asked for first: a wrong token is a 401, whatever else the request lacks.
-        if self.current_user != TOKEN:
+        if self.current_user != SCRIPT:
             super().check_xsrf_cookie()
 
     def prepare(self) -> Any:

@@ -47,7 +47,8 @@ class Site:
 
     def stop_worker(self) -> None:
         """End the worker after what it is at."""
-        self._worker = _ended(self._worker)
+        worker, self._worker = self._worker, None
+        _ended(worker)
 
     def start_flower(self, *options: str) -> None:
         """Start Flower, and return when it answers."""

@@ -1,0 +1,166 @@
+"""Processes that are kept alive: started in order, restarted with growing pauses, ended in the reverse order.
+
+What to do about a part that has died is decided by a policy that reads no clock and starts nothing.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+PAUSE: Final = 0.1
+
+
+class Process(Protocol):
+    """A process that was started."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+
+    def end(self) -> None:
+        """End it, and whatever it has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the part again after so many seconds."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The part dies whenever it is started: whatever kills it is not mended by starting it again."""
+
+    deaths: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How often and how soon a part is restarted. A part that lived for `healthy` seconds starts anew."""
+
+    first: float = 0.5
+    most: float = 30.0
+    healthy: float = 60.0
+    deaths: int = 5
+
+    def decide(self, deaths: int, lived: float) -> Restart | GiveUp:
+        """Say what to do about a part that died after `lived` seconds, the `deaths`-th time in a row."""
+        in_a_row = 1 if lived >= self.healthy else deaths
+        if in_a_row >= self.deaths:
+            return GiveUp(in_a_row)
+        return Restart(min(self.most, self.first * 2 ** (in_a_row - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process to be kept alive. `ready` says whether it does its work."""
+
+    name: str
+    start: Callable[[], Process]
+    ready: Callable[[], bool]
+
+
+@dataclass
+class Kept:
+    """How a part is doing. Times are the clock's, in seconds."""
+
+    part: Part
+    process: Process | None = None
+    started_at: float = 0.0
+    restart_at: float | None = None
+    deaths: int = 0
+    restarts: int = 0
+    ready: bool = False
+
+    @property
+    def state(self) -> str:
+        """One word: starting, ready or restarting."""
+        if self.process is None:
+            return "restarting"
+        return "ready" if self.ready else "starting"
+
+
+class PartDied(Exception):
+    """A part died again and again."""
+
+    def __init__(self, name: str, code: int | None, deaths: int) -> None:
+        """Name the part, its last exit code, and how often it died in a row."""
+        super().__init__(f"{name} has ended {deaths} times in a row, last with code {code}")
+        self.name = name
+
+
+@dataclass
+class Supervisor:
+    """Keeps parts alive until it is stopped. `changed` is told whenever a part's state is another."""
+
+    parts: Sequence[Part]
+    clock: Callable[[], float]
+    changed: Callable[[Sequence[Kept]], None]
+    backoff: Backoff = field(default_factory=Backoff)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Nothing runs yet."""
+        self.kept = [Kept(part) for part in self.parts]
+
+    def stop(self) -> None:
+        """Ask `run` to end. May be called by a signal handler, and from another thread."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Start the parts in order and keep them alive until `stop`; then end them, the last first.
+
+        Raises `PartDied` for a part that dies whenever it is started; the others are ended all the same.
+        """
+        try:
+            for one in self.kept:
+                self._start(one)
+            while not self._stop.wait(PAUSE):
+                self.look()
+        finally:
+            self._end()
+
+    def look(self) -> None:
+        """Look at every part once. Raises `PartDied`."""
+        before = [one.state for one in self.kept]
+        for one in self.kept:
+            self._look_at(one)
+        if [one.state for one in self.kept] != before:
+            self.changed(self.kept)
+
+    def _look_at(self, one: Kept) -> None:
+        if one.process is None:
+            if one.restart_at is not None and self.clock() >= one.restart_at:
+                one.restarts += 1
+                self._start(one)
+            return
+        code = one.process.exit_code
+        if code is None:
+            one.ready = one.ready or one.part.ready()
+            return
+        lived = self.clock() - one.started_at
+        one.deaths = 1 if lived >= self.backoff.healthy else one.deaths + 1
+        # What it had started itself must not live on beside its successor.
+        one.process.end()
+        match self.backoff.decide(one.deaths, lived):
+            case GiveUp(deaths):
+                raise PartDied(one.part.name, code, deaths)
+            case Restart(after):
+                one.process, one.ready, one.restart_at = None, False, self.clock() + after
+
+    def _start(self, one: Kept) -> None:
+        one.process = one.part.start()
+        one.started_at, one.restart_at, one.ready = self.clock(), None, False
+        self.changed(self.kept)
+
+    def _end(self) -> None:
+        for one in reversed(self.kept):
+            if one.process is not None:
+                one.process.end()
+                one.process = None
