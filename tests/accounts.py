@@ -169,7 +169,9 @@ def account(user: str, courses: Sequence[str], contents: int = 2, **columns: Any
     rows: list[Placed] = []
     for course in courses:
         rows += [
-            content(user, course, course, f"c{number}", status=1, viewcount=1 + mark, last_access_time=DAY + mark, **columns)
+            content(
+                user, course, course, f"c{number}", status=1, viewcount=1 + mark, last_access_time=DAY + mark, **columns
+            )
             for number in range(contents)
         ]
         rows.append(enrolment(user, course, course, active=True, enrolled_date=DAY + mark, status=1))

@@ -1,7 +1,8 @@
 """Every call that a process makes to the outside, counted, and death at one of them.
 
-A call is a statement to SQLite (opening, BEGIN and COMMIT included), a command to Redis (locks, relations, messages,
-the mirror; several where they go in one pipeline), or an operation on a file of outgoing events. Counted is what the main thread does.
+A call is a statement to SQLite (opening, BEGIN and COMMIT included), a command to Redis (locks, relations,
+messages, the mirror; those of one pipeline are one), or an operation on a file of outgoing events. Counted is what
+the main thread does.
 """
 
 import os
@@ -108,7 +109,7 @@ def count_everything() -> None:
         return made
 
     sqlite3.dbapi2.connect = sqlite3.connect = counted  # type: ignore[assignment]
-    send = redis.connection.AbstractConnection.send_packed_command
+    send: Any = redis.connection.AbstractConnection.send_packed_command
 
     def sent(self: Any, command: Any, *arguments: Any, **options: Any) -> Any:
         what = _command(command)
@@ -118,7 +119,7 @@ def count_everything() -> None:
         return send(self, command, *arguments, **options)
 
     redis.connection.AbstractConnection.send_packed_command = sent  # type: ignore[method-assign]
-    outgoing.os = _CountedOs()  # type: ignore[assignment]
+    vars(outgoing)["os"] = _CountedOs()
 
 
 def _command(packed: Any) -> str:

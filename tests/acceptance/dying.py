@@ -25,7 +25,6 @@ from typing import Any
 
 import redis
 from celery.app.trace import trace_task
-from kombu import Connection
 
 from lern import log, undo
 from lern.ledger import Ledger
@@ -95,7 +94,7 @@ def _start(work: Sequence[str]) -> None:
 
 def work_off() -> None:
     """Carry out whatever is in the queue, as a worker's child does: Celery's own code, one message after the other."""
-    with Connection(app.conf.broker_url) as connection, connection.channel() as channel:
+    with app.connection_for_write() as connection, connection.channel() as channel:
         queue = app.amqp.queues[app.conf.task_default_queue](channel)
         while (got := queue.get()) is not None:
             arguments, options, embedded = got.payload
@@ -155,7 +154,7 @@ def _in_child(act: Callable[[], None]) -> int:
         try:
             act()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - however a child ends, it does not go on as its parent
             traceback.print_exc()
         finally:
             os._exit(code)

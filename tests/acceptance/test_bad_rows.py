@@ -87,18 +87,17 @@ SPOILT = {
         ("user_activity_agg", "'course-1', 'to', 'cb:b1'", "aggregates"),
     ),
     "a number beyond 32 bits": (
-        "UPDATE user_content_consumption SET completedcount = 4294967296 WHERE userid = 'from' AND courseid = 'course-2'",
+        "UPDATE user_content_consumption SET completedcount = 4294967296 WHERE userid = 'from' AND contentid = 'c2'",
         "merge.content",
-        ("user_content_consumption", "'from', 'course-2', 'b2', 'c1'", "completedcount"),
+        ("user_content_consumption", "'from', 'course-1', 'b1', 'c2'", "completedcount"),
     ),
     "a map with a number beyond 32 bits": (
-        """UPDATE user_enrolments SET contentstatus = '{"c1": -4294967296}' WHERE userid = 'from' AND courseid = 'course-2'""",
+        """UPDATE user_enrolments SET contentstatus = '{"c1": -4294967296}' WHERE userid = 'from' AND batchid = 'b2'""",
         "merge.enrolments",
         ("user_enrolments", "'from', 'course-2', 'b2'", "contentstatus"),
     ),
     "a text that is not UTF-8": (
-        "UPDATE user_enrolments SET lastreadcontentid = CAST(x'ff41' AS TEXT) WHERE userid = 'to'"
-        " AND courseid = 'course-1'",
+        "UPDATE user_enrolments SET lastreadcontentid = CAST(x'ff41' AS TEXT) WHERE userid = 'to' AND batchid = 'b1'",
         "merge.enrolments",
         ("user_enrolments", "'to', 'course-1', 'b1'", "lastreadcontentid"),
     ),
@@ -147,7 +146,7 @@ def mend(place: Place, statement: str, sound: Tables) -> None:
     """Give the spoilt column its values back."""
     _, table, _, column, *_ = statement.split()
     keys = TABLES[table].key
-    columns = [name for (name,) in place.fetch(f"SELECT name FROM pragma_table_info('{table}')")]
+    columns = [name for (name,) in place.fetch(f"SELECT name FROM pragma_table_info('{table}')")]  # noqa: S608
     for row in sound[table]:
         cells = dict(zip(columns, row, strict=True))
         identity = " AND ".join(f"{name} = ?" for name in keys)

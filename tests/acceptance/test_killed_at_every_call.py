@@ -122,7 +122,9 @@ def run_of(place: Place, source: str, target: str, mid: str) -> str:
     return judge(message(source, target, mid), place.settings).id  # type: ignore[union-attr]  # a good event
 
 
-@pytest.mark.parametrize("settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep"}, {"chunk_rows": "2"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep"}, {"chunk_rows": "2"}], ids=str
+)
 def test_a_merge_ends_as_if_undisturbed(killing: Killing, settings: dict[str, str]) -> None:
     place = killing.prepare(**settings)
     place.load(two_accounts("from", "to"))

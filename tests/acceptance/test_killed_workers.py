@@ -12,9 +12,7 @@ PAIRS = [(f"from-{number}", f"to-{number}") for number in range(12)]
 
 def rows_of_pairs() -> list[Placed]:
     """Accounts with so much in common that a merge takes its time."""
-    return [
-        row for pair in PAIRS for user in pair for row in account(user, ["course-1", f"of-{user}"], contents=40)
-    ]
+    return [row for pair in PAIRS for user in pair for row in account(user, ["course-1", f"of-{user}"], contents=40)]
 
 
 def enter_all(place: Place) -> list[str]:

@@ -41,7 +41,7 @@ class Worker:
 
     @property
     def memory(self) -> int:
-        """What worker and children have in memory, in KiB; what they share counts for each, so sharing less is no more."""
+        """What worker and children have in memory, in KiB. What they share counts for each, always."""
         return sum(_resident(pid) for pid in (self.pid, *self.children))
 
     def kill(self) -> None:
