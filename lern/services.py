@@ -103,5 +103,12 @@ class Services:
             raise SettingsError("LERN_BROKER_URL: not set, and no embedded Redis was started for this process")
         return self.settings.broker_url
 
+    def close(self) -> None:
+        """Give back the connections of what was opened; what is used after it is opened anew."""
+        for name in [name for name in vars(self) if name != "settings"]:
+            part = vars(self).pop(name)
+            if hasattr(part, "close"):
+                part.close()
+
 
 _PATIENCE = {"socket_timeout": 10, "socket_connect_timeout": 5}

@@ -242,6 +242,11 @@ class SweeperThread:
         """Ask the loop to end; it does at the next turn."""
         self._stop.set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the loop's end after `stop`; False if it is still at it."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def _loop(self) -> None:
         sweeper = Sweeper(self._services)
         while not self._stop.wait(self._services.settings.sweep_interval):

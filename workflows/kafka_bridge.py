@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Final, TypeVar
 
@@ -192,9 +193,8 @@ class MissingTopics:
 
 def run(settings: Settings, start: kafka_start.Start | None, ending: threading.Event) -> None:
     """Run a bridge until `ending` is set. Raises what only a person can mend."""
-    parts = Services(settings)
     health = Health(PATIENCE)
-    with served(health, settings.bridge_host, settings.bridge_port):
+    with closing(Services(settings)) as parts, served(health, settings.bridge_host, settings.bridge_port):
         if settings.ledger_url is None:
             parts.ledger.migrate()
         # Before the first chain is published: what a broker that has lost its memory had is sent before it.
@@ -203,14 +203,25 @@ def run(settings: Settings, start: kafka_start.Start | None, ending: threading.E
         begun = _until_done(missing.begin, health, ending)
         if begun is None:
             return
-        sweeper = SweeperThread(Services(settings))
-        sweeper.start()
-        try:
+        with _sweeping(settings):
             log.info("the bridge begins", topics=sorted(begun), group=settings.kafka_group_or_default)
             KafkaBridge(parts, Partitions(settings, sorted(begun), health), missing, health, ending).run()
-        finally:
-            sweeper.stop()
     log.info("the bridge has ended")
+
+
+@contextmanager
+def _sweeping(settings: Settings) -> Iterator[None]:
+    """Sweep, as every worker does, for the length of the block."""
+    parts = Services(settings)
+    sweeper = SweeperThread(parts)
+    sweeper.start()
+    try:
+        yield
+    finally:
+        sweeper.stop()
+        # One that is in the middle of a sweep ends with the process; that is what it is made for.
+        if sweeper.wait(PAUSE):
+            parts.close()
 
 
 def _until_done(call: Callable[[], T], health: Health, ending: threading.Event) -> T | None:
