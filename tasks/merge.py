@@ -5,13 +5,14 @@ Each brings one kind of row from the source's account to the target's; the last 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from lern import metrics
 from lern.chunks import merge, sync
 from lern.lms_cache import forget_enrolment_list
 from lern.rules.merge import EnrolmentPolicy
-from lern.store.base import Store
+from lern.store.base import Look, Store
 from lern.store.tables import (
     ASSESSMENT_AGGREGATOR,
     CONTENT_CONSUMPTION,
@@ -23,6 +24,7 @@ from lern.store.tables import (
     Row,
     Table,
 )
+from tasks.ahead import ahead
 from tasks.app import step_task
 from tasks.step import Result, Work
 
@@ -38,6 +40,9 @@ PASSES: Final = 5
 PAIRS_AT_ONCE: Final = 50
 # Attempts carry their questions: a chunk of them is bounded more tightly.
 ATTEMPTS_AT_ONCE: Final = 100
+# Slices that are read together, and how many rows of each at first: what is read is held in memory.
+SLICES_AT_ONCE: Final = 32
+ROWS_OF_EACH: Final = 20
 # A warning names so many rows at most; the rest is a number.
 NAMED_AT_MOST: Final = 5
 
@@ -168,9 +173,9 @@ def _pass(
 ) -> bool:
     """Go over the source's rows once, from the start; tell whether there was anything to do."""
     found = False
-    for rows in _bunches(work.services.store, part.table, part.wheres, at_once):
+    for rows, look in _looked(planner, part, at_once):
         work.go_on()
-        planned = planner.plan(part.table, rows)
+        planned = planner.plan(part.table, rows, look)
         left.update(planned.left)
         if planned.chunk is not None:
             found = True
@@ -178,23 +183,42 @@ def _pass(
     return found
 
 
+def _looked(planner: merge.Planner, part: _Slices, at_once: int) -> Iterator[tuple[list[Row], Look]]:
+    """Read the source's rows, in bunches of at most `at_once`, and their targets.
+
+    Where the store profits, the next bunch is read while the one in hand is being merged. No row is in two of them,
+    so that it makes no difference to what is found.
+    """
+    store, table = planner.store, part.table
+    bunches = ((rows, planner.look(table, rows)) for rows in _bunches(store, table, part.wheres, at_once))
+    first = next(bunches, None)
+    if first is not None:
+        yield first
+        # Nearly every learner's rows are one bunch: a thread for nothing would cost them more than it gives.
+        yield from ahead(bunches) if store.reads_ahead and len(first[0]) == at_once else bunches
+
+
 def _bunches(store: Store, table: Table, wheres: Sequence[Key], limit: int) -> Iterator[list[Row]]:
-    """Read slices one after the other in bunches of at most `limit` rows."""
-    bunch: list[Row] = []
-    for where in wheres:
-        after: Key | None = None
-        while True:
-            room = limit - len(bunch)
-            rows = store.rows(table, where, after, room)
-            bunch.extend(rows)
-            if len(bunch) == limit:
-                yield bunch
-                bunch = []
-            if len(rows) < room:
-                break
-            after = table.order_of(rows[-1])
-    if bunch:
+    """Read slices in bunches of at most `limit` rows."""
+    rows = _rows(store, table, wheres, limit)
+    while bunch := list(islice(rows, limit)):
         yield bunch
+        if len(bunch) < limit:
+            return
+
+
+def _rows(store: Store, table: Table, wheres: Sequence[Key], limit: int) -> Iterator[Row]:
+    """Read slices one after the other, at most `limit` rows at a time; several at once as far as they are small."""
+    for start in range(0, len(wheres), SLICES_AT_ONCE):
+        some = wheres[start : start + SLICES_AT_ONCE]
+        room = limit if len(some) == 1 else min(limit, ROWS_OF_EACH)
+        for where, rows in zip(some, store.slices(table, some, room), strict=True):
+            yield from rows
+            while len(rows) == room:
+                room = limit
+                rows = store.rows(table, where, table.order_of(rows[-1]), room)  # noqa: PLW2901 - the next of them
+                yield from rows
+            room = limit if len(some) == 1 else min(limit, ROWS_OF_EACH)
 
 
 def _scope(work: Work) -> Iterator[tuple[str, str, list[str]]]:

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from lern.chunks import Carried, Contributed, Counts, Json
 from lern.ledger import Ledger
 from lern.rules.merge import COUNTERS, EnrolmentPolicy, difference, keeps, settle
 from lern.store import rows as lines
-from lern.store.base import Change, Store
+from lern.store.base import Change, First, Look, Store
 from lern.store.tables import TABLES, Key, Row, Table
 
 KIND: Final = "merge"
@@ -41,6 +41,8 @@ class MergeChunk:
     entries: tuple[Entry, ...]
     # A later check settles again what an earlier chunk has settled: nothing is contributed a second time.
     again: bool = False
+    # What was made of the very read that was journalled, in the process that did both; nobody else has it.
+    first: First | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
@@ -120,7 +122,7 @@ class MergeChunk:
 
         removable = [entry.source for entry in self.entries if entry.remove]
         with store.unit(guard) as unit:
-            unit.settle(self.table, by_key.keys(), decide)
+            unit.settle(self.table, by_key.keys(), decide, self.first)
             changed = unit.remove(self.table, removable) if removable else []
         counts = {"mended": len(self.entries)} if self.again else self._counts(len(removable) - len(changed))
         contributed = {} if self.again else self._contributions(changed)
@@ -186,15 +188,19 @@ class Planner:
     policy: EnrolmentPolicy
     keep: bool
 
-    def plan(self, table: Table, rows: Sequence[Row]) -> Planned:
-        """Read the targets of some source rows and say what is to be done with them."""
-        keys = [key_at(table, row, self.target) for row in rows]
-        current = self.store.read(table, keys)
+    def look(self, table: Table, rows: Sequence[Row]) -> Look:
+        """Read the targets of some source rows."""
+        return self.store.look(table, [key_at(table, row, self.target) for row in rows])
+
+    def plan(self, table: Table, rows: Sequence[Row], look: Look) -> Planned:
+        """Say what is to be done with some source rows, whose targets are as that look has found them."""
+        current = look.rows
         contributed = self._contributed(table, rows)
         entries: list[Entry] = []
         left: list[tuple[Key, str]] = []
-        for row, key in zip(rows, keys, strict=True):
-            before = current.get(key)
+        changes: list[Change] = []
+        for row in rows:
+            before = current.get(key_at(table, row, self.target))
             given = contributed.get(identity_of(table, row), {})
             at_target = table.with_user(row, self.target)
             wanted = settle(table, before, at_target, before, given, self.policy)
@@ -202,9 +208,17 @@ class Planner:
             if reason is not None:
                 left.append((table.key_of(row), reason))
             remove = not self.keep and reason is None
-            if remove or (wanted is not None and difference(table, before, wanted) is not None):
+            # Where the look is not what is begun with, the decision is made again anyway.
+            matters = not remove or look.at is not None
+            change = difference(table, before, wanted) if matters and wanted is not None else None
+            if change is not None:
+                changes.append(change)
+            if remove or change is not None:
                 entries.append(Entry(row, before, given, remove))
-        chunk = MergeChunk(table, self.source, self.target, self.policy, tuple(entries)) if entries else None
+        if not entries:
+            return Planned(None, tuple(left))
+        first = First(look, changes) if look.at is not None else None
+        chunk = MergeChunk(table, self.source, self.target, self.policy, tuple(entries), first=first)
         return Planned(chunk, tuple(left))
 
     def _contributed(self, table: Table, rows: Sequence[Row]) -> Mapping[Key, Mapping[str, int]]:

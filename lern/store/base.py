@@ -64,6 +64,26 @@ class Part:
 Decide = Callable[[Mapping[Key, Row]], Iterable[Change]]
 
 
+@dataclass(frozen=True)
+class Look:
+    """Rows as they stood when they were read by their keys.
+
+    `at`: the time (microseconds) that was taken before that read, where a store can write as of then; None where a
+    unit has to read for itself.
+    """
+
+    rows: Mapping[Key, Row]
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class First:
+    """What `decide` has made of a look at the very keys that are to be settled. Good for one settlement."""
+
+    look: Look
+    changes: Sequence[Change]
+
+
 class Unit(Protocol):
     """What one chunk does to the learner rows.
 
@@ -72,14 +92,15 @@ class Unit(Protocol):
     on, so that a live write after that read wins.
     """
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
         """Read the rows of `keys`, write what `decide` makes of them, until nothing is left to write.
 
         `decide` gets the rows that stand (absent ones are not in the mapping), must be idempotent, and
         may be called up to three times. It gives at most one change for each key, of `keys` alone
-        (`ValueError`), and may read slices through the unit. Returns how many changes were written. Raises
-        `Unsettled` if the third round still wanted to write, `ClockAhead` if a cell's time makes writing
-        useless, `BadRow` if a value is not one of its column's kind.
+        (`ValueError`), and may read slices through the unit. `first`: a decision that a store whose writes carry
+        the time of its look begins with, instead of reading and asking; what was written since is seen afterwards.
+        Returns how many changes were written. Raises `Unsettled` if the third round still wanted to write,
+        `ClockAhead` if a cell's time makes writing useless, `BadRow` if a value is not one of its column's kind.
         """
 
     def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
@@ -97,11 +118,14 @@ class Unit(Protocol):
 class Store(Protocol):
     """Learner rows and course batches.
 
+    `reads_ahead`: whether reading while something else is written makes both faster.
     Every method raises `Unreachable` when the server does not answer, `Transient` when a call failed
     that may be repeated, `BadRow` when what stands there cannot be read as the column's kind. Values come
     back as they were written: a FLOAT to 32 bits at least, everything else exactly, NaN and infinities too.
     A process may fork: parent and child both go on, each with connections of its own.
     """
+
+    reads_ahead: bool
 
     def create(self) -> None:
         """Create the tables that are missing, and leave the others. Safe when several processes do so at once."""
@@ -116,8 +140,17 @@ class Store(Protocol):
         `table.order`. `after` is a place (all of `table.order`): rows beyond it. At most `limit` rows.
         """
 
+    def slices(self, table: Table, wheres: Sequence[Key], limit: int) -> list[list[Row]]:
+        """Read the first rows of several slices, at most `limit` of each; in the order of `wheres`, which differ.
+
+        For slices that are small as a rule: it is one question, or several at once, instead of one after the other.
+        """
+
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key; those that do not stand are not in the answer."""
+
+    def look(self, table: Table, keys: Collection[Key]) -> Look:
+        """Read rows by primary key, for a settlement that may begin with what is found."""
 
     def unit(self, guard: Callable[[], None]) -> AbstractContextManager[Unit]:
         """Begin a unit, which ends with the block. `guard` is called before every write (it raises `LockLost`).

@@ -57,6 +57,18 @@ class Reader:
         result = self._connected.read(self._connected.bound(cql, cells))
         return [shape.codec.row(raw) for raw in raw_rows(result)]
 
+    def slices(self, table: Table, wheres: Sequence[Key], limit: int) -> list[list[Row]]:
+        """Read the first rows of several slices; see `Store.slices`."""
+        shape = self._connected.shape(table)
+        together = table.name in SPREAD and len(wheres) > 1
+        asked = self._by_user(table, wheres) if together else [[where] for where in wheres]
+        requests = (self._first_of(shape, some, limit, together=together) for some in asked)
+        found: dict[Key, list[Row]] = {where: [] for where in wheres}
+        for result in self._connected.reads(requests):
+            for row in map(shape.codec.row, raw_rows(result)):
+                found[table.slice_of(row)].append(row)
+        return list(found.values())
+
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key."""
         codec = self._connected.shape(table).codec
@@ -113,6 +125,29 @@ class Reader:
             result = self._connected.read(self._connected.bound(cql, tokens))
             for page, is_last in pages(result):
                 yield Part([codec.row(raw) for raw in page], (number + is_last) / _PARTS)
+
+    def _by_user(self, table: Table, wheres: Sequence[Key]) -> list[list[Key]]:
+        """Part slices so that those which only the spread column tells apart are together."""
+        spread = table.slice.index(SPREAD[table.name])
+        groups: dict[Key, list[Key]] = {}
+        for where in wheres:
+            groups.setdefault((*where[:spread], *where[spread + 1 :]), []).append(where)
+        return list(groups.values())
+
+    def _first_of(self, shape: Shape, wheres: Sequence[Key], limit: int, *, together: bool) -> Request:
+        table = shape.codec.table
+        if together:
+            spread = SPREAD[table.name]
+            at = table.slice.index(spread)
+            fixed = tuple(column for column in table.slice if column != spread)
+            cells = key_cells(table, fixed, (*wheres[0][:at], *wheres[0][at + 1 :]))
+            cells.append(_texts(table, spread, (where[at] for where in wheres)))
+            cql = shape.statements.rows_spread
+        else:
+            cells = key_cells(table, table.slice, wheres[0])
+            cql = shape.statements.rows(len(table.slice), after=False, limit=True)
+        cells.append(integer(limit))
+        return Request(self._connected.bound(cql, cells), sum(map(len, cells)))
 
     def _wanted(self, shape: Shape, wanted: Collection[Key], requests: Iterable[Request]) -> Iterator[tuple[Key, Any]]:
         for result in self._connected.reads(requests):

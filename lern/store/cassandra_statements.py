@@ -45,6 +45,13 @@ class Statements:
         gaps = {"is_where": _is(names[:fixed]), "rest": ", ".join(names[fixed:]), "places": _marks(names[fixed:])}
         return self._fill(name, **gaps) + (" LIMIT ?" if limit else "")
 
+    @cached_property
+    def rows_spread(self) -> str:
+        """Read the first rows of one user's slices: fixed columns, a list of the spread column's values, how many."""
+        spread = SPREAD[self.table.name]
+        fixed = [column for column in self.table.slice if column != spread]
+        return self._fill("rows_spread", is_fixed=_is(fixed), spread=spread)
+
     def read(self, times: Sequence[str] = ()) -> str:
         """Read rows of one slice by a list of their places, with `times`."""
         return self._fill("read_places" if self.table.order else "read", times=_more(times))

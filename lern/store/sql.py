@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy.schema import CreateTable
 
 from lern.errors import BadRow, Unsettled
-from lern.store.base import Change, Decide, Part, Swap
+from lern.store.base import Change, Decide, First, Look, Part, Swap
 from lern.store.sql_codec import Codec, Raw, merged_map, same
 from lern.store.sql_engine import Connection, Engines, UndecodableError, UnfitError, dialect_of
 from lern.store.sql_statements import MOST_KEYS, Statement, Statements, define_tables
@@ -34,6 +34,9 @@ class SqlStore:
     `url`: any SQLAlchemy URL of SQLite or PostgreSQL. `names`: physical table names, where they differ from
     the tables' own. Nothing is opened before the first use, and each process opens connections of its own.
     """
+
+    # The server is this process, or answers from memory: a second thread would only take turns with the first.
+    reads_ahead = False
 
     def __init__(self, url: str, names: Mapping[str, str] | None = None) -> None:
         """Prepare; the first statement connects."""
@@ -68,10 +71,20 @@ class SqlStore:
         with self._engines.reading() as connection:
             return self._session(connection).rows(table, where, after, limit)
 
+    def slices(self, table: Table, wheres: Sequence[Key], limit: int) -> list[list[Row]]:
+        """Read the first rows of several slices."""
+        with self._engines.reading() as connection:
+            session = self._session(connection)
+            return [session.rows(table, where, None, limit) for where in wheres]
+
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key."""
         with self._engines.reading() as connection:
             return self._session(connection).standing(table, keys, lock=False)
+
+    def look(self, table: Table, keys: Collection[Key]) -> Look:
+        """Read rows by primary key. A unit locks what it settles, and reads it again for that."""
+        return Look(self.read(table, keys))
 
     @contextmanager
     def unit(self, guard: Callable[[], None]) -> Iterator["SqlUnit"]:
@@ -151,8 +164,9 @@ class SqlUnit:
         self._guard = guard
         self._wrote = False
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide) -> int:
+    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
         """Write what `decide` makes of the rows of `keys`."""
+        del first  # what was read outside the transaction may be out of date
         written = 0
         wanted = frozenset(keys)
         for _ in range(_ROUNDS):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lern.errors import BadRow, LockLost
-from lern.store.base import Change, Store
+from lern.store.base import Change, First, Store
 from lern.store.cassandra import CassandraStore
 from lern.store.sql import SqlStore
 from lern.store.sql_codec import same
@@ -319,6 +319,79 @@ def test_a_unit_can_read_slices_while_it_settles(store: Store) -> None:
 
         unit.settle(USER_ENROLMENTS, [("u1", "c1", "b1")], decide)
     assert store.rows(USER_ENROLMENTS, ("u1",))[0]["progress"] == 3
+
+
+def look_and_decide(store: Store, key: Key, progress: int) -> First:
+    """A decision for one content's row, made of what stands now, before the unit begins."""
+    look = store.look(USER_CONTENT_CONSUMPTION, [key])
+    return First(look, [Change(key, {"progress": progress})])
+
+
+def test_a_settlement_may_begin_with_a_look_that_was_taken_before(store: Store) -> None:
+    store.insert(USER_CONTENT_CONSUMPTION, [content(progress=1)])
+    key = USER_CONTENT_CONSUMPTION.key_of(content())
+    first = look_and_decide(store, key, 5)
+    assert first.look.rows == {key: content(progress=1)}
+
+    def decide(current: Mapping[Key, Row]) -> list[Change]:
+        return [] if current[key]["progress"] >= 5 else [Change(key, {"progress": 5})]
+
+    with store.unit(may) as unit:
+        assert unit.settle(USER_CONTENT_CONSUMPTION, [key], decide, first) == 1
+    assert read_one(store, USER_CONTENT_CONSUMPTION, content()) == content(progress=5)
+
+
+def test_what_was_written_since_the_look_stands_against_the_decision_made_of_it(store: Store) -> None:
+    store.insert(USER_CONTENT_CONSUMPTION, [content(progress=1)])
+    key = USER_CONTENT_CONSUMPTION.key_of(content())
+    first = look_and_decide(store, key, 5)
+    store.insert(USER_CONTENT_CONSUMPTION, [content(progress=70)])
+    seen: list[int] = []
+
+    def decide(current: Mapping[Key, Row]) -> list[Change]:
+        seen.append(current[key]["progress"])
+        return [] if seen[-1] >= 5 else [Change(key, {"progress": 5})]
+
+    with store.unit(may) as unit:
+        unit.settle(USER_CONTENT_CONSUMPTION, [key], decide, first)
+    assert read_one(store, USER_CONTENT_CONSUMPTION, content()) == content(progress=70)
+    assert seen == [70]
+
+
+# --- several slices at once
+
+
+@ALL_TABLES
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_slices_read_together_are_the_slices_read_alone(store: Store, table: Table, data: st.DataObject) -> None:
+    rows = [data.draw(strategies.rows(table)) for _ in range(4)]
+    store.insert(table, rows)
+    absent = tuple("nobody's" for _ in table.slice)
+    wheres = [*dict.fromkeys(table.slice_of(row) for row in reversed(rows)), absent]
+    together = store.slices(table, wheres, 2)
+    alone = [store.rows(table, where, limit=2) for where in wheres]
+    assert [len(some) for some in together] == [len(some) for some in alone]
+    assert all(
+        same(one, other)
+        for some, others in zip(together, alone, strict=True)
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def test_of_each_slice_so_many_rows_are_read_and_the_first_in_its_order(store: Store) -> None:
+    batches = [f"cb:{number}" for number in range(5)]
+    names = ("activity_type", "activity_id", "user_id", "context_id")
+    for activity in ("a1", "a2", "a3"):
+        store.insert(USER_ACTIVITY_AGG, [dict(zip(names, ("Course", activity, "u", b), strict=True)) for b in batches])
+    wheres = [("Course", activity, "u") for activity in ("a3", "a1", "missing", "a2")]
+    found = store.slices(USER_ACTIVITY_AGG, wheres, 2)
+    assert [[(row["activity_id"], row["context_id"]) for row in rows] for rows in found] == [
+        [("a3", "cb:0"), ("a3", "cb:1")],
+        [("a1", "cb:0"), ("a1", "cb:1")],
+        [],
+        [("a2", "cb:0"), ("a2", "cb:1")],
+    ]
 
 
 # --- removing
