@@ -1,7 +1,7 @@
 """A merge on Cassandra next to writing its source's rows one at a time, in one run: what `make bench` prints of it.
 
-"Row at a time" is one synchronous single-row INSERT for each row of the source, through the very session that the merges
-use: a job that writes so needs at least that long, reading, comparing and deleting left out.
+"Row at a time" is one synchronous single-row INSERT for each row of the source, through the very session that the
+merges use: a job that writes so needs at least that long, reading, comparing and deleting left out.
 """
 
 import shutil
@@ -20,9 +20,12 @@ from rich.table import Table as Printed
 
 from bench.dataset import SIZES, SUMS, Size, Sums, rows
 from bench.stack import embedded, enter, resident_kib, until, worker
+from lern import log
 from lern.services import Services
 from lern.store.cassandra import CassandraStore
 from lern.store.tables import USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Row, Table
+from tasks.app import BODIES
+from tasks.step import Done, perform
 from tests.servers.cassandra import PERIODIC, Cassandra
 from workflows import MERGE
 
@@ -87,8 +90,6 @@ def _parts() -> Iterator[Services]:
 
 def measure(parts: Services) -> Iterator[Measured]:
     """Give the sizes, all five steps in this process, without a broker."""
-    from lern import log
-
     log.configure(parts.settings)
     for size in SIZES.values():
         numbers = count()
@@ -112,7 +113,7 @@ def measure(parts: Services) -> Iterator[Measured]:
 def through_the_chain(parts: Services) -> tuple[Measured, str]:
     """Give size a through broker and a worker with two children; and the worker's memory, at rest and under load."""
     size, numbers = SIZES["a"], count(100_000)
-    with tempfile.TemporaryFile() as log, worker(parts, log) as process:
+    with tempfile.TemporaryFile() as file, worker(parts, file) as process:
 
         def chained(pairs: Sequence[int]) -> float:
             before = parts.ledger.counts().get("succeeded", 0)
@@ -150,9 +151,6 @@ def _load(parts: Services, size: Size, pairs: Sequence[int]) -> None:
 
 def _timed(parts: Services, size: Size, pairs: Sequence[int]) -> float:
     """Merge, and give the milliseconds of a merge."""
-    from tasks.app import BODIES
-    from tasks.step import Done, perform
-
     ids = enter(parts, "merge", MERGE.steps, [(size.source(pair), size.target(pair)) for pair in pairs])
     begun = time.perf_counter()
     for run_id in ids:
@@ -214,8 +212,10 @@ def _sums(parts: Services, user: str) -> Sums:
         raise ValueError(f"{user} has contents in {len(courses)} courses and {len(enrolments)} enrolments")
 
     def total(column: str) -> int:
-        return sum(row.get(column, 0) for row in contents)
+        values: list[int] = [row[column] for row in contents if column in row]
+        return sum(values)
 
+    completed: float = sum([row["aggregates"]["completedCount"] for row in aggregates])
     return Sums(
         len(contents),
         total("viewcount"),
@@ -223,7 +223,7 @@ def _sums(parts: Services, user: str) -> Sums:
         total("progress"),
         total("status"),
         len(enrolments),
-        int(sum(row["aggregates"]["completedCount"] for row in aggregates)),
+        round(completed),
         sum(len(row["aggregates"]) for row in aggregates),
     )
 
@@ -231,4 +231,4 @@ def _sums(parts: Services, user: str) -> Sums:
 def _resident(pid: int) -> float:
     """Give the resident memory of a process and its children, in MiB."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return sum(resident_kib(int(one)) for one in (pid, *children)) / 1024
+    return sum(map(resident_kib, [pid, *map(int, children)])) / 1024

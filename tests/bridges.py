@@ -111,11 +111,15 @@ class Surroundings:
 
     def announced(self) -> list[dict[str, Any]]:
         """All that the topic of failed events holds."""
+        return self.held(self.failed_topic)
+
+    def held(self, topic: str) -> list[dict[str, Any]]:
+        """All that a topic holds."""
         reader = Consumer({**self._client, "group.id": uuid.uuid4().hex})
         result: list[dict[str, Any]] = []
         try:
             for number in range(PARTITIONS):
-                at = TopicPartition(self.failed_topic, number, 0)
+                at = TopicPartition(topic, number, 0)
                 _, high = reader.get_watermark_offsets(at, timeout=10)
                 reader.assign([at])
                 got = 0
