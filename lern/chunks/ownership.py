@@ -3,6 +3,7 @@
 Their documents follow in a step of their own, which reads these chunks for the batches that it is about.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -72,6 +73,8 @@ class OwnershipChunk:
 
     def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
         """Compare and set, and read back, until nothing is left to write."""
+        # Mostly the batches still are what was planned upon; those that are not are read again.
+        self._swap(store, guard, {entry.key: entry.before for entry in self.entries if entry.before is not None})
         self.settle(store, guard)
         mine = [roles(entry.before, self.source) for entry in self.entries if entry.before is not None]
         return Carried(
@@ -90,14 +93,20 @@ class OwnershipChunk:
         """
         changes = 0
         for _ in range(ROUNDS):
-            swaps = list(self._swaps(store.read(COURSE_BATCH, self.keys)))
-            if not swaps:
+            current = store.read(COURSE_BATCH, self.keys)
+            if not any(self._swaps(current)):
                 return changes
-            for start in range(0, len(swaps), self.at_once):
-                guard()
-                changes += len(store.compare_and_set(COURSE_BATCH, swaps[start : start + self.at_once], guard))
+            changes += self._swap(store, guard, current)
         with store.unit(guard) as unit:
             return changes + unit.settle(COURSE_BATCH, self.keys, self._changes)
+
+    def _swap(self, store: Store, guard: Callable[[], None], current: Mapping[Key, Row]) -> int:
+        # Batches of one course stand together in the database, and cannot be written side by side: they are dealt out.
+        courses: Counter[str] = Counter()
+        dealt = [(_next(courses, swap.key[0]), swap) for swap in self._swaps(current)]
+        swaps = [swap for _, swap in sorted(dealt, key=lambda one: one[0])]
+        parts = (swaps[start : start + self.at_once] for start in range(0, len(swaps), self.at_once))
+        return sum(len(store.compare_and_set(COURSE_BATCH, part, guard)) for part in parts)
 
     def _swaps(self, current: Mapping[Key, Row]) -> Iterator[Swap]:
         for key, row in current.items():
@@ -113,3 +122,8 @@ class OwnershipChunk:
 
 def _part(row: Row) -> Row:
     return {column: row[column] for column in COLUMNS if column in row}
+
+
+def _next(counter: Counter[str], name: str) -> int:
+    counter[name] += 1
+    return counter[name]

@@ -7,7 +7,7 @@ that was stamped before T and arrives after the read is lost to ours, in the cel
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,15 +140,16 @@ class CassandraStore:
     def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
         """Change the rows that are as expected, by lightweight transactions.
 
-        One after the other: those of one partition would only get into each other's way.
+        Side by side, but for those of one partition, which would only get into each other's way.
         """
         connected = self._sessions.connected()
-        made = set()
-        for swap in swaps:
-            statement = swapping(connected, table, swap)
-            guard()
-            if connected.swap(statement):
-                made.add(swap.key)
+        by_partition = by_slice(table, [swap.key for swap in swaps])
+        by_key = {swap.key: swap for swap in swaps}
+        made: set[Key] = set()
+        for wave in zip_longest(*by_partition.values()):
+            keys = [key for key in wave if key is not None]
+            requests = [Request(swapping(connected, table, by_key[key]), 0) for key in keys]
+            made.update(key for key, done in zip(keys, connected.swaps(requests, guard), strict=True) if done)
         return frozenset(made)
 
     def parts(self, table: Table, columns: Collection[str]) -> Iterator[Part]:

@@ -206,10 +206,10 @@ class Connected:
         for _ in self._in_order(requests, _WRITE, guard, writing=True):
             pass
 
-    def swap(self, statement: BoundStatement) -> bool:
-        """Run a conditional write; tell whether its condition was met."""
-        with translated(writing=True):
-            return bool(self.session.execute(statement, execution_profile=_WRITE).current_rows[0][0])
+    def swaps(self, requests: Iterable[Request], guard: Callable[[], None]) -> Iterator[bool]:
+        """Run conditional writes side by side; tell of each, in order, whether its condition was met."""
+        for result in self._in_order(requests, _WRITE, guard, writing=True):
+            yield bool(result.current_rows[0][0])
 
     def execute(self, cql: str) -> None:
         """Run a statement that changes the schema."""
