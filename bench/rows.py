@@ -42,7 +42,9 @@ def measure() -> Iterator[tuple[Measured, float, float]]:
 
 def _measured(count: int) -> Measured:
     """Measure in a process of its own: memory that was once taken is not given back."""
-    done = subprocess.run([sys.executable, "-m", "bench.rows", str(count)], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.rows", str(count)], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
     return Measured(**json.loads(done.stdout))
 
 

@@ -34,7 +34,9 @@ def embedded(**settings: str) -> Iterator[Services]:
 
 
 @contextmanager
-def worker(parts: Services, log: IO[bytes], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def worker(
+    parts: Services, log: IO[bytes], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker with two children on the services' settings until the block ends."""
     command = [sys.executable, "-m", "celery", "-A", "tasks.app", "worker", "-I", "bench.empty", "--concurrency", "2"]
     quiet = {"LERN_LOG_LEVEL": "WARNING", **(environment or {})}

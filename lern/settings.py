@@ -387,7 +387,9 @@ class Settings(BaseModel):
         problems = [_unknown(name) for name in given if name not in VARIABLES]
         values: dict[str, Any] = {VARIABLES[name]: value for name, value in given.items() if name in VARIABLES}
         wrong = cls._wrong(values)
-        problems += [f"{variable(field)}={_shown(field, values.get(field))} {reason}" for field, reason in wrong.items()]
+        problems += [
+            f"{variable(field)}={_shown(field, values.get(field))} {reason}" for field, reason in wrong.items()
+        ]
         settings = cls(**{field: value for field, value in values.items() if field not in wrong})
         problems += filter(None, (check(settings) for fields, check in _CHECKS if not wrong.keys() & fields))
         if problems:

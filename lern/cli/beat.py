@@ -1,6 +1,5 @@
 """`lern beat`: the clock that sends upkeep to the workers."""
 
-
 import typer
 
 from lern.cli.children import Child, celery_beat, environ, forwarded, replace_with

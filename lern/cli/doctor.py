@@ -9,7 +9,8 @@ from rich.text import Text
 from lern.cli import console
 from lern.cli.problems import FAILED
 from lern.cli.stack import with_broker
-from lern.doctor import Finding, examine
+from lern.doctor import examine
+from lern.doctor.finding import Finding
 from lern.embedded import EmbeddedError
 from lern.errors import SettingsError
 from lern.settings import Settings

@@ -231,9 +231,7 @@ def _by_id(connection: sa.Connection, text: str) -> list[Run]:
     return [run for run in map(run_of, connection.execute(query)) if run.id.startswith(beginning)]
 
 
-def _different(
-    connection: sa.Connection, column: "sa.Column[Any]", condition: sa.ColumnElement[bool]
-) -> list[str]:
+def _different(connection: sa.Connection, column: "sa.Column[Any]", condition: sa.ColumnElement[bool]) -> list[str]:
     """Give the different texts of a column, by one step through its index for each."""
     found: list[str] = []
     query = sa.select(sa.func.min(column)).where(condition)
