@@ -1,0 +1,153 @@
+"""Real workers on real servers, which go away and come back: every run ends well, and none has used up an attempt."""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from lern import events
+from lern.store.tables import TABLES, USER_CONTENT_CONSUMPTION
+from lern.urls import sqlite_file
+from tests.acceptance.place import Place
+from tests.acceptance.workers import BRISK, Workers, workers_of
+from tests.accounts import RELATIONS, account, two_accounts
+from tests.bridges import run_of, surroundings, until
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+from workflows.intake import Message, take_in
+
+PAIRS: Final = 12
+COURSES: Final = ("course-1", "course-2")
+# Longer than a driver would wait by itself, and shorter than the 20 s that an operator's backup may well take.
+LOCKED_SECONDS: Final = 7
+
+
+@pytest.fixture
+def workers(own_redis: RedisServer, cassandra_url: str, tmp_path: Path) -> Iterator[Workers]:
+    """Workers whose learner rows are in Cassandra."""
+    short = {"store_url": f"{cassandra_url}?connect_timeout=1&request_timeout=2", **BRISK}
+    with closing(Place.at(tmp_path / "data", own_redis.url, **short)) as place, workers_of(place) as workers:
+        place.services.ledger.migrate()
+        yield workers
+
+
+def load(place: Place, first: int, number: int) -> list[Message]:
+    """Make pairs of accounts that hold the same courses, and give the events that merge them."""
+    messages = []
+    for pair in range(first, first + number):
+        source, target = f"from-{pair}", f"to-{pair}"
+        place.load([*account(source, COURSES, 5, progress=50), *account(target, COURSES, 3, progress=20)])
+        event = events.merge_request(source, target, 1_700_000_000_000 + pair, f"m{pair}")
+        messages.append(Message(None, None, None, None, events.to_bytes(event)))
+    return messages
+
+
+def begin(place: Place, messages: list[Message]) -> list[str]:
+    """Take events in; gives the runs' ids."""
+    return [entered.run_id for entered in take_in(place.services, messages).entered]
+
+
+def all_well(workers: Workers, runs: list[str]) -> None:
+    """Wait for runs to end; none has failed, given up, or used up an attempt, and every row has moved."""
+    place = workers.place
+    assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
+    assert {step.attempts for run in runs for step in place.detail(run).steps} == {0}
+    for run in runs:
+        source, target = place.run(run).source, place.run(run).target
+        assert [table.name for table in TABLES.values() if table.user and place.rows(table, source)] == []
+        contents = place.rows(USER_CONTENT_CONSUMPTION, target)
+        assert [row["progress"] for row in contents] == [50] * (5 * len(COURSES))
+
+
+def test_cassandra_goes_away_in_the_middle_of_merges_and_comes_back(workers: Workers, cassandra: Server) -> None:
+    place = workers.place
+    messages = load(place, 0, PAIRS)
+    workers.start()
+    runs = begin(place, messages[:3])
+    workers.until(lambda: any(place.run(run).state == "succeeded" for run in runs), "merges are going on")
+    runs += begin(place, messages[3:])
+    cassandra.kill()
+
+    def is_waiting() -> bool:
+        return any(place.run(run).state == "waiting" for run in runs)
+
+    workers.until(is_waiting, "the runs wait for Cassandra")
+    waiting = next(run for run in map(place.run, runs) if run.state == "waiting")
+    assert (waiting.reason or "").startswith("store cannot be reached") or waiting.reason == "UNREACHABLE"
+    cassandra.start()
+    all_well(workers, runs)
+
+
+_LOCK: Final = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("ROLLBACK")
+"""
+
+
+def test_a_ledger_that_another_process_has_locked_is_waited_for(workers: Workers) -> None:
+    place = workers.place
+    messages = load(place, 100, 4)
+    workers.start()
+    runs = begin(place, messages[:1])
+    workers.until(lambda: place.run(runs[0]).state == "succeeded", "a merge is done")
+    runs += begin(place, messages[1:])
+    ledger = sqlite_file(place.settings.ledger_url_or_default)
+    with subprocess.Popen(
+        [sys.executable, "-c", _LOCK, str(ledger), str(LOCKED_SECONDS)], stdout=subprocess.PIPE, text=True
+    ) as locking:
+        assert locking.stdout is not None
+        assert locking.stdout.readline() == "locked\n"
+        begun = time.monotonic()
+        assert locking.wait() == 0
+        assert time.monotonic() - begun > LOCKED_SECONDS / 2
+    all_well(workers, runs)
+    with closing(sqlite3.connect(str(ledger))) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_from_kafka_through_bridge_and_worker_to_cassandra_and_back_to_kafka(
+    kafka: Server, own_redis: RedisServer, cassandra_url: str, tmp_path: Path
+) -> None:
+    short: dict[str, Any] = {"STORE_URL": cassandra_url, **{name.upper(): value for name, value in BRISK.items()}}
+    events_ = surroundings(kafka.address, own_redis.url, tmp_path / "data", **short)
+    wanted: list[Any] = ["coursebatch_job_request", "issue_certificate_request", "telemetry_raw"]
+    events_.create_topics(*(events_.settings.topic(name) for name in wanted))
+    place = Place(events_.parts)
+    with ExitStack() as ends:
+        ends.callback(events_.close)
+        ends.callback(events_.parts.store.close)
+        place.load(two_accounts("from", "to"), RELATIONS)
+        value = events.to_bytes(events.merge_request("from", "to", 1_700_000_000_000, "m"))
+        workers = ends.enter_context(workers_of(place))
+        workers.start()
+        with events_.bridge() as bridge:
+            bridge.until_ready()
+            # Twice, as events come: it is one run.
+            events_.produce([value, value, b"not an event"])
+            until(lambda: events_.ledger.peek(run_of(value)), "the run is in the ledger")
+            [run] = workers.until_ended([run_of(value)])
+            assert run.state == "succeeded"
+            until(events_.all_committed, "the offsets are committed")
+            until(events_.announced, "the dead letter is told")
+        assert len(events_.runs()) == 1
+        assert list(events_.dead()) == [b"not an event"]
+        sent = {name: events_.held(events_.settings.topic(name)) for name in wanted}
+        assert {name: len(some) for name, some in sent.items()} == {
+            "coursebatch_job_request": 2,
+            "issue_certificate_request": 1,
+            "telemetry_raw": 1,
+        }
+        assert {event["edata"]["action"] for event in sent["coursebatch_job_request"]} == {"batch-enrolment-sync"}
+        assert place.rows(USER_CONTENT_CONSUMPTION, "from") == []
+        merged = {row["contentid"]: row for row in place.rows(USER_CONTENT_CONSUMPTION, "to")}
+        assert merged["c3"]["progress"] == 100
