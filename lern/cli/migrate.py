@@ -6,6 +6,7 @@ import typer
 
 from lern.cli.stack import create_tables, is_sql
 from lern.ledger import Ledger
+from lern.services import Services
 from lern.settings import Settings
 from lern.urls import redacted
 
@@ -17,6 +18,9 @@ def migrate(
     *,
     create: Annotated[
         bool, typer.Option("--create-tables", help="Create learner tables in Cassandra too, for a keyspace of our own.")
+    ] = False,
+    create_index: Annotated[
+        bool, typer.Option("--create-index", help="Create the index course-batch in Elasticsearch, with its mapping.")
     ] = False,
 ) -> None:
     """Create the ledger's schema or bring it to this version's, and create the learner tables.
@@ -37,3 +41,16 @@ def migrate(
         typer.echo(f"store   all {len(settings.tables)} tables are there  {redacted(url)}")
     else:
         typer.echo(f"store   left alone; --create-tables creates what is not there  {redacted(url)}")
+    if create_index:
+        _create_index(settings)
+
+
+def _create_index(settings: Settings) -> None:
+    """Create the index of batches where there is none; one that is there is left as it is."""
+    if settings.search_url is None:
+        typer.echo("search  the store itself: LERN_SEARCH_URL is not set, and no index is needed")
+        return
+    search = Services(settings).search
+    done = "created" if search.create() else "is there"
+    typer.echo(f"search  index course-batch {done}  {redacted(settings.search_url)}")
+    search.close()
