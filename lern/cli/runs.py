@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, get_args
 
 import typer
 
-from lern import undo as undoing
+from lern import actions
 from lern.cli import console
 from lern.cli.options import AsJson, Limit, RunId, Wait, moment_of
 from lern.cli.problems import WrongUse
@@ -18,7 +18,6 @@ from lern.cli.watch import watch
 from lern.errors import Refused
 from lern.ledger import Ledger, Run, RunDetail
 from lern.ledger.records import RunState
-from lern.mirror import RunState as Shown
 from lern.services import Services
 from lern.settings import Settings
 
@@ -131,40 +130,23 @@ def retry(
     wait: Wait = False,
 ) -> None:
     """Try a failed run again, from the step where it failed."""
-
-    def enter(parts: Services, run: Run) -> str:
-        parts.ledger.retry(run.id, now_ms(), whoami(), step)
-        return run.id
-
-    _send(run_id, enter, wait=wait)
+    _act(run_id, lambda parts, run: actions.retry(parts, run.id, whoami(), now_ms(), step), wait=wait)
 
 
 @app.command()
 def undo(run_id: RunId, *, wait: Wait = False) -> None:
     """Take a merge back: both accounts as before. It is a run of its own; its id is printed."""
-
-    def enter(parts: Services, run: Run) -> str:
-        if run.state == "undone":
-            raise Refused(f"run {run.id} is undone already")
-        return undoing.request(parts.ledger, run.id, now_ms()).run_id
-
-    _send(run_id, enter, wait=wait)
+    _act(run_id, lambda parts, run: actions.undo(parts, run.id, whoami(), now_ms()), wait=wait)
 
 
-def _send(run_id: str, enter: Callable[[Services, Run], str], *, wait: bool) -> None:
-    """Do something to a run in the ledger, and send what has to be done then; print the id of that run."""
+def _act(run_id: str, action: Callable[[Services, Run], actions.Started], *, wait: bool) -> None:
+    """Do something about a run, and print the id of the run that is set going by it."""
     settings = Settings.load()
     with ledger_of(settings) as ledger:
         found = _detail(ledger, run_id).run
     with stack(settings) as running:
         parts = Services(running.settings)
-        new = parts.ledger.peek(enter(parts, found))
-        if new is None:
-            raise Refused(f"the ledger has lost run {run_id}")
-        if new.state == "queued":
-            # Shown before it is sent: what waits for the run must not read how it ended the last time.
-            parts.mirror.show(new.id, Shown("queued"))
-            parts.queue.send_chain(new.id, new.generation, new.remaining)
+        new = action(parts, found).run
         typer.echo(new.id)
         works = not settings.embedded_redis or has_worker(parts)
         if not wait:
