@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
 from celery.app.trace import trace_task
@@ -39,6 +39,8 @@ from tasks.sweeper import Sweeper
 from tests.acceptance.calls import CALLS, count_everything
 from tests.acceptance.place import message, sent_from, tables_of
 from workflows.intake import send, take_in
+
+TOLD: Final = "told.json"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def end(plan: Plan) -> End:
     left_over["locks"] = len(parts.locks.tokens(list(merged)))
     sent = sent_from(settings.out_dir)
     return End(
-        {name: [list(row) for row in rows] for name, rows in tables_of(settings).items()},
+        {name: [list(row) for row in rows] for name, rows in tables_of(settings, parts.store).items()},
         {topic: {mid: line.decode() for mid, line in events.items()} for topic, events in sent.items()},
         runs,
         merged,
@@ -203,19 +205,24 @@ class Shard:
             CALLS.begin(point)
             carry_out(self.plan)
 
-        def recovering() -> None:
-            recover(self.plan)
-            self._told.write_text(json.dumps(asdict(end(self.plan))))
-
         self._copy()
         status = _in_child(disturbed)
         if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
             raise SystemExit(f"at point {point} the process was not killed: {status}")
+        return self._recovered()
+
+    def _recovered(self) -> dict[str, Any]:
+        """Do what happens after a death, and give what it came to."""
+
+        def recovering() -> None:
+            recover(self.plan)
+            self._told.write_text(json.dumps(asdict(end(self.plan))))
+
         return self._of_child(recovering)
 
     @property
     def _told(self) -> Path:
-        return self.directory / "told.json"
+        return self.directory / TOLD
 
     def _of_child(self, act: Callable[[], None]) -> dict[str, Any]:
         """Let a child act, and give what it has told."""
@@ -261,12 +268,12 @@ def main() -> None:
     # Children live for a moment: let them share the parent's memory instead of looking through it.
     gc.disable()
     gc.freeze()
-    _tell({"point": 0, **shard.undisturbed()})
+    tell({"point": 0, **shard.undisturbed()})
     for point in plan.points:
-        _tell({"point": point, **shard.killed_at(point)})
+        tell({"point": point, **shard.killed_at(point)})
 
 
-def _tell(found: dict[str, Any]) -> None:
+def tell(found: dict[str, Any]) -> None:
     print(json.dumps(found), flush=True)  # noqa: T201 - this is what the program is for
 
 

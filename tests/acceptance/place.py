@@ -13,6 +13,7 @@ from lern import events
 from lern.ledger import Run, RunDetail
 from lern.services import Services
 from lern.settings import Settings
+from lern.store.base import Store
 from lern.store.tables import TABLES, Row, Table
 from lern.urls import sqlite_file
 from tasks import merge, undo  # noqa: F401 - they register their steps
@@ -105,7 +106,7 @@ class Place:
 
     def tables(self) -> Tables:
         """Every learner row as the database file has it: what "byte for byte" means."""
-        return tables_of(self.settings)
+        return tables_of(self.settings, self.services.store)
 
     @contextmanager
     def standstill(self) -> Iterator[None]:
@@ -148,10 +149,11 @@ def message(source: str, target: str, mid: str, time: int = EVENT_TIME) -> Messa
     return Message(None, None, None, None, events.to_bytes(events.merge_request(source, target, time, mid)))
 
 
-def tables_of(settings: Settings) -> Tables:
-    """Every learner row as it stands in the file, in the order of the keys."""
+def tables_of(settings: Settings, store: Store) -> Tables:
+    """Every learner row as it stands in the file, in the order of the keys; where there is no file, as it is read."""
     file = sqlite_file(settings.store_url_or_default)
-    assert file is not None
+    if file is None:
+        return {name: [_plain(table, row) for row in _sorted(store, table)] for name, table in TABLES.items()}
     connection = sqlite3.connect(file)
     try:
         return {
@@ -160,6 +162,15 @@ def tables_of(settings: Settings) -> Tables:
         }
     finally:
         connection.close()
+
+
+def _sorted(store: Store, table: Table) -> list[Row]:
+    return sorted(store.scan(table), key=table.key_of)
+
+
+def _plain(table: Table, row: Row) -> tuple[str, ...]:
+    """Every column as text: what "the same" means where values are not JSON."""
+    return tuple(f"{column} {row.get(column)!r}" for column in table.columns)
 
 
 def sent_from(directory: Path) -> dict[str, dict[str, bytes]]:
