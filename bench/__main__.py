@@ -65,7 +65,20 @@ def bridge() -> None:
     console.print(table)
 
 
-TABLES: dict[str, Callable[[], None]] = {"imports": imports, "rows": rows, "chain": chain, "bridge": bridge}
+def cassandra() -> None:
+    """Print what a merge costs on Cassandra."""
+    from bench import cassandra as measured
+
+    measured.main()
+
+
+TABLES: dict[str, Callable[[], None]] = {
+    "imports": imports,
+    "rows": rows,
+    "chain": chain,
+    "cassandra": cassandra,
+    "bridge": bridge,
+}
 
 
 def main() -> None:

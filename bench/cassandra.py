@@ -2,14 +2,20 @@
 
 "Row at a time" is one synchronous single-row INSERT for each row of the source, through the very session that the
 merges use: a job that writes so needs at least that long, reading, comparing and deleting left out.
+
+One learner of up to 50,000 rows in 40 courses is merged by a process of its own, whose memory is to stay flat.
 """
 
+import json
+import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,7 +25,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from bench.dataset import SIZES, SUMS, Size, Sums, rows
-from bench.stack import embedded, enter, resident_kib, until, worker
+from bench.stack import ROOT, embedded, enter, resident_kib, until, worker
 from lern import log
 from lern.services import Services
 from lern.store.cassandra import CassandraStore
@@ -27,6 +33,7 @@ from lern.store.tables import USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_
 from tasks.app import BODIES
 from tasks.step import Done, perform
 from tests.servers.cassandra import PERIODIC, Cassandra
+from tests.servers.jars import MissingError
 from workflows import MERGE
 
 ROUNDS: Final = 5
@@ -34,6 +41,10 @@ ROUNDS: Final = 5
 WARM: Final = {"a": 20, "b": 3, "c": 1}
 PAIRS: Final = {"a": 20, "b": 4, "c": 1}
 LIMITS: Final = {"a": 1.3, "b": 6.0, "c": 8.0}
+# One learner's rows: how many contents in each of 40 courses. The most memory (MiB) beyond the first's.
+WIDE: Final = (25, 250, 1250)
+COURSES: Final = 40
+MOST_MIB: Final = 40.0
 # Merges of one round through broker and workers.
 CHAINED: Final = 60
 
@@ -60,7 +71,12 @@ def main() -> None:
     table.add_column("")
     for heading in ("rows", "ms", "row at a time, ms", "times faster", "at least", "µs a row"):
         table.add_column(heading, justify="right")
-    with _parts() as parts:
+    with ExitStack() as ends:
+        try:
+            parts = ends.enter_context(_parts())
+        except MissingError as error:
+            Console().print(f"A merge on Cassandra: not measured, {error}")
+            return
         for one in measure(parts):
             cells = (f"{one.merge:.1f}", f"{one.row_at_a_time:.1f}", f"{one.ratio:.2f}", f"{one.limit:g}")
             table.add_row(one.what, f"{one.rows:,}", *cells, f"{one.merge * 1000 / one.rows:.0f}")
@@ -68,7 +84,29 @@ def main() -> None:
         cells = (f"{chained.merge:.1f}", f"{chained.row_at_a_time:.1f}", f"{chained.ratio:.2f}", f"{chained.limit:g}")
         table.add_row(chained.what, f"{chained.rows:,}", *cells, f"{chained.merge * 1000 / chained.rows:.0f}")
         table.caption = f"worker with two children, resident: {memory}"
-    Console(width=130).print(table)
+        wide = list(one_learner(parts))
+    Console(width=130).print(table, _printed(wide))
+
+
+def _printed(wide: Sequence["Wide"]) -> Printed:
+    table = Printed(title=f"One learner in {COURSES} courses on Cassandra, one process", title_justify="left")
+    for heading in ("content rows", "µs a row", "ratio", "MiB", "more", "limit"):
+        table.add_column(heading, justify="right")
+    for one in wide:
+        cost, first = one.seconds / one.rows, wide[0].seconds / wide[0].rows
+        more = one.peak_mib - wide[0].peak_mib
+        cells = (f"{cost * 1e6:.0f}", f"{cost / first:.2f}", f"{one.peak_mib:.0f}", f"{more:+.0f}", f"{MOST_MIB:g}")
+        table.add_row(f"{one.rows:,}", *cells)
+    return table
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The merge of one learner: rows, seconds, and the peak of the process's memory in MiB."""
+
+    rows: int
+    seconds: float
+    peak_mib: float
 
 
 @contextmanager
@@ -138,6 +176,32 @@ def through_the_chain(parts: Services) -> tuple[Measured, str]:
         return Measured(
             "size a, through the chain", size.rows, statistics.median(merges), statistics.median(singles), 1.0
         ), memory
+
+
+def one_learner(parts: Services) -> Iterator[Wide]:
+    """Give learners of more and more rows, each merged by a process of its own that has loaded nothing."""
+    for contents in WIDE:
+        size = _wide(contents)
+        for table, row in rows(size, 0):
+            # Nobody enrols in contents that are counted by the thousand: their map would be the largest row.
+            parts.store.insert(table, [{name: value for name, value in row.items() if name != "contentstatus"}])
+        command = [sys.executable, "-m", "bench.cassandra", str(contents), str(parts.settings.store_url)]
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        yield Wide(**json.loads(done.stdout))
+
+
+def _wide(contents: int) -> Size:
+    return Size(f"wide{contents}", COURSES, contents, COURSES)
+
+
+def _one(contents: int, url: str) -> Wide:
+    size = _wide(contents)
+    with embedded(LERN_STORE_URL=url, LERN_LOG_LEVEL="ERROR") as parts:
+        log.configure(parts.settings)
+        seconds = _timed(parts, size, [0]) / 1000
+        if left := parts.store.rows(USER_CONTENT_CONSUMPTION, (size.source(0),), limit=1):
+            raise ValueError(left)
+    return Wide(size.rows, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _load(parts: Services, size: Size, pairs: Sequence[int]) -> None:
@@ -232,3 +296,7 @@ def _resident(pid: int) -> float:
     """Give the resident memory of a process and its children, in MiB."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     return sum(map(resident_kib, [pid, *map(int, children)])) / 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_one(int(sys.argv[1]), sys.argv[2]).__dict__))
