@@ -20,6 +20,7 @@ from rich.text import Text
 from lern.cli import console, rows, sample
 from lern.cli.account import Course, courses_of
 from lern.cli.children import interruptible
+from lern.cli.demo_transfer import handed_over
 from lern.cli.problems import WrongUse
 from lern.cli.run_page import counts
 from lern.cli.stack import Stack, stack
@@ -75,8 +76,9 @@ def demo(
         settings = Settings.load({"LERN_DATA_DIR": str(directory), "LERN_LOG_LEVEL": "INFO"})
         with stack(settings) as running:
             before, detail, after = _merged(running)
+            batches = handed_over(running)
             # Within the block: nobody has to wait for the end of the worker to see this.
-            _print(before, detail, after, _announcements(settings.out_dir), keep)
+            _print(before, detail, after, _announcements(settings.out_dir), batches, keep)
 
 
 @contextmanager
@@ -131,7 +133,9 @@ def _announcements(directory: Path) -> list[str]:
     ]
 
 
-def _print(before: Accounts, detail: RunDetail, after: Accounts, told: Sequence[str], keep: str | None) -> None:
+def _print(
+    before: Accounts, detail: RunDetail, after: Accounts, told: Sequence[str], batches: Sequence[Text], keep: str | None
+) -> None:
     screen = console.out()
     screen.width = min(screen.width, WIDTH)
     screen.print(
@@ -146,6 +150,7 @@ def _print(before: Accounts, detail: RunDetail, after: Accounts, told: Sequence[
     screen.print(_steps(detail, screen))
     screen.print(Text.assemble(("Told to other services: ", "dim"), ", ".join(told), "\n"))
     screen.print(_side_by_side(after, screen, "after", "green"))
+    screen.print(*batches, sep="\n")
     screen.print(Text("Try next", "bold"), _next(detail.run, keep), sep="\n")
 
 

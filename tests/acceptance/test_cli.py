@@ -141,6 +141,8 @@ def test_the_demo_shows_both_accounts_before_and_after_in_a_screen_and_a_half(cl
     assert re.search(r"old school, after.*state's portal, after", done.stdout)
     assert re.search(r"Fractions +■■■■■ ✔ +quiz 8/10 in 3 tries", done.stdout), "the halves make a whole"
     assert "a certificate is asked for" in done.stdout
+    assert "Fractions, autumn: created by Mr Rao → Ms Sen" in done.stdout
+    assert "The water cycle, spring: mentored by Ms Das and Mr Rao → Ms Das and Ms Sen" in done.stdout
     for step in ("content", "enrolments", "aggregates", "assessments", "batch_enrolment_sync"):
         assert f"merge.{step}" in done.stdout
     lines = done.stdout.splitlines()
@@ -156,7 +158,7 @@ def test_the_demo_touches_nothing_that_the_environment_names(cli: Cli) -> None:
     assert not cli.data.exists()
     kept = Cli(cli.directory)
     kept.data = cli.directory / "kept"
-    assert [run["state"] for run in kept.listed("runs", "list")] == ["succeeded"]
+    assert [run["state"] for run in kept.listed("runs", "list")] == ["succeeded", "succeeded"]
     assert kept.rows("--user", sample.SOURCE) == []
     again = cli("demo", "--keep", str(kept.data))
     assert again.returncode == 2
@@ -419,3 +421,42 @@ def test_a_mistake_is_told_in_words(
     done = cli(*arguments, **settings)
     assert done.returncode == code
     assert words in no_traceback(done)
+
+
+# --- transfers
+
+
+BATCHES = [
+    {"courseid": "c1", "batchid": "b1", "name": "One", "createdby": "rao", "mentors": ["das"], "status": 1},
+    {"courseid": "c2", "batchid": "b2", "name": "Two", "createdby": "das", "mentors": ["rao"], "status": 0},
+    {"courseid": "c3", "batchid": "b3", "name": "Three", "createdby": "rao", "status": 2},
+]
+
+
+def test_a_transfer_is_looked_at_carried_out_and_checked(cli: Cli) -> None:
+    cli.well("rows", "load", cli.file("rows.jsonl", [{"table": "course_batch", "row": row} for row in BATCHES]))
+    before = cli.rows()
+    planned = cli.well("transfer", "rao", "sen", "--org", "o", "--dry-run")
+    assert re.search(r"b1 +c1 +One +1 +creator +das", planned)
+    assert re.search(r"b2 +c2 +Two +0 +mentor +sen", planned)
+    assert "b3" not in planned
+    assert cli.rows() == before
+    assert cli.listed("runs", "list") == []
+
+    run_id = cli.well("transfer", "rao", "sen", "--org", "o", "--wait").strip()
+    [run] = cli.listed("runs", "list")
+    assert (run["id"], run["workflow"], run["state"]) == (run_id, "ownership", "succeeded")
+    owned = {row["id"]: row for row in cli.listed("ownership", "check", "sen")}
+    assert {name: row["database"] for name, row in owned.items()} == {"b1": ["creator"], "b2": ["mentor"]}
+    assert all(row["agree"] for row in owned.values())
+    assert [row["id"] for row in cli.listed("ownership", "check", "rao")] == ["b3"]
+
+    cli.well("runs", "undo", run_id, "--wait")
+    assert cli.rows() == before
+
+
+@pytest.mark.parametrize("arguments", [("rao", "rao"), ("", "sen"), ("rao", "s" * 300), ("rao", "sen", "--org", " ")])
+def test_a_transfer_that_cannot_be_is_refused_at_once(cli: Cli, arguments: tuple[str, ...]) -> None:
+    refused = cli("transfer", *arguments)
+    assert refused.returncode == 2
+    no_traceback(refused)
