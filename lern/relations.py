@@ -57,6 +57,25 @@ class Relations:
         """Give the ancestors of each content, as `many_leafnodes`."""
         return self._many(course, contents, ANCESTORS)
 
+    def above(self, course: str, contents: Collection[str]) -> tuple[frozenset[str], bool]:
+        """Give the collections above any of some contents, and whether those of every content are known.
+
+        Two commands for 500 contents: to ask for each content's own takes longer than to merge its row.
+        """
+        found: set[str] = set()
+        known = 0
+        distinct = list(dict.fromkeys(contents))
+        for start in range(0, len(distinct), AT_ONCE):
+            keys = [relation_key(course, name, ANCESTORS) for name in distinct[start : start + AT_ONCE]]
+            with _translated(f"{course}:*:{ANCESTORS}"):
+                reading = self._client.pipeline(transaction=False)
+                reading.sunion(keys)
+                reading.exists(*keys)
+                members, exist = reading.execute()
+            found.update(map(_text, members))
+            known += exist
+        return frozenset(found), known == len(distinct)
+
     def write(self, key: str, members: Collection[str]) -> None:
         """Replace a key's members at once; no members: the key goes. Raises `ValueError` for a key of no kind."""
         if not is_relation(key):

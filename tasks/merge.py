@@ -238,11 +238,11 @@ def _activities(work: Work) -> dict[str, str]:
     unknown: set[str] = set()
     for course, _, contents in _scope(work):
         result[course] = course
-        for units in work.services.relations.ancestors_of(course, contents).values() if contents else ():
-            if not units:
-                unknown.add(course)
-            for unit in units:
-                result.setdefault(unit, course)
+        units, known = work.services.relations.above(course, contents)
+        if not known:
+            unknown.add(course)
+        for unit in units:
+            result.setdefault(unit, course)
     if unknown:
         work.warnings.append(f"units not merged, relations are missing: {_named(sorted(unknown))}")
     return result

@@ -240,8 +240,8 @@ class Planner:
         """Give the units above the contents, the course itself left out."""
         found: set[str] = set()
         for page in contents.pages():
-            ancestors = self.relations.ancestors_of(course, [content["contentid"] for content in page])
-            found.update(unit for above in ancestors.values() for unit in above)
+            units, _ = self.relations.above(course, [content["contentid"] for content in page])
+            found |= units
         return sorted(found - {course})
 
     def _completed(self, course: str, batch: str) -> Iterable[OutgoingEvent]:

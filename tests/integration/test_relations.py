@@ -61,6 +61,17 @@ def test_many_are_read_each_under_its_own_name(relations: Relations, course: str
     assert relations.many_leafnodes(course, []) == {}
 
 
+def test_what_is_above_many_contents_is_said_together_and_whether_it_is_all(relations: Relations, course: str) -> None:
+    contents = [f"do_R{n}" for n in range(1201)]
+    for number, content in enumerate(contents):
+        relations.write(f"{course}:{content}:ancestors", [course, f"unit {number % 3}"])
+    everything = {course, "unit 0", "unit 1", "unit 2"}
+    assert relations.above(course, [*contents, "do_R1"]) == (everything, True)
+    assert relations.above(course, [*contents, "do_unknown"]) == (everything, False)
+    assert relations.above(course, ["do_unknown"]) == (frozenset(), False)
+    assert relations.above(course, []) == (frozenset(), True)
+
+
 def test_writing_replaces_what_was_there(relations: Relations, client: redis.Redis, course: str) -> None:
     key = f"{course}:{course}:leafnodes"
     relations.write(key, ["do_R1", "do_R2"])
