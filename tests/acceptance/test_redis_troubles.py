@@ -8,6 +8,7 @@ import redis
 
 from lern.embedded import EmbeddedRedis
 from lern.store.tables import USER_CONTENT_CONSUMPTION
+from tasks.sweeper import Sweeper
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.test_killed_workers import PAIRS, enter_all, lost, merged_undisturbed, rows_of_pairs
@@ -67,6 +68,19 @@ def test_redis_is_emptied_in_the_middle(workers: Workers, make_place: MakePlace)
         place.services.broker.flushall()
     assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
     assert place.tables() == merged_undisturbed(make_place).tables()
+
+
+def test_a_redis_that_has_forgotten_everything_is_told_at_once_and_only_then(place: Place) -> None:
+    sweeper = Sweeper(place.services)
+    sweeper.remember()
+    for number in range(3):
+        place.enter(f"from-{number}", "to")
+    queue, broker = place.settings.queue, place.services.broker
+    # What merely waits in the queue is left alone.
+    assert (sweeper.sweep(), broker.llen(queue)) == (0, 3)
+    broker.flushdb()
+    assert (sweeper.remember(), broker.llen(queue)) == (3, 3)
+    assert (sweeper.remember(), broker.llen(queue)) == (0, 3)
 
 
 @pytest.mark.parametrize("workers", [{"lock_wait": "0.01", "retry_cap": "300"}], indirect=True)
