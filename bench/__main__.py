@@ -72,12 +72,26 @@ def cassandra() -> None:
     measured.main()
 
 
+def ownership() -> None:
+    """Print what a transfer of course batches costs."""
+    from bench import ownership as measured
+
+    table = _table(f"A transfer of {measured.BATCHES:,} batches", "", "a second", "s", "bare loop, s", "ratio", "limit")
+    for one in measured.measure():
+        cells = (f"{one.per_second:.0f}", f"{one.transfer:.2f}", f"{one.bare:.2f}", f"{one.ratio:.2f}")
+        table.add_row(one.where, *cells, _limit(measured.LIMIT))
+    console.print(table)
+    memory = measured.memory()
+    console.print("  ".join(f"{number:,} batches: {mib:.0f} MiB" for number, mib in memory.items()))
+
+
 TABLES: dict[str, Callable[[], None]] = {
     "imports": imports,
     "rows": rows,
     "chain": chain,
     "cassandra": cassandra,
     "bridge": bridge,
+    "ownership": ownership,
 }
 
 
