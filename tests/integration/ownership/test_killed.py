@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.batches import World
 from tests.servers.redis import RedisServer
 
@@ -13,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 LEAST = {"transfer": 25, "undo": 12}
 
 
+@pytest.mark.timeout(900)
 def test_it_ends_as_if_undisturbed(world: World, own_redis: RedisServer) -> None:
     settings = world.place.settings
     given = [f"{name}={value}" for name in ("store_url", "search_url") if (value := getattr(settings, name))]
