@@ -44,6 +44,7 @@ MERGE: Final = Workflow(
     read=_read_merge,
 )
 
+
 def _read_ownership(event: Json) -> Starting:
     wanted = events.ownership(event)
     return Starting(wanted.source, wanted.target, wanted.time, wanted.mid)

@@ -137,9 +137,7 @@ class Codec:
         if len(self._readings) >= _MOST_PLANS:
             self._readings.clear()
         names = tuple(self.order[index] for index in present)
-        reading = self._readings[types] = _Reading(
-            names, itemgetter(*present), tuple(converts), self._ints(types)
-        )
+        reading = self._readings[types] = _Reading(names, itemgetter(*present), tuple(converts), self._ints(types))
         return reading
 
 
