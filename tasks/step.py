@@ -18,7 +18,7 @@ import structlog
 
 from lern import chunks, events, metrics
 from lern.chunks import Chunk
-from lern.errors import LernError, Unreachable, WorkerLost
+from lern.errors import Busy, LernError, Unreachable, WorkerLost
 from lern.ledger import Chunk as SavedChunk
 from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
@@ -32,6 +32,7 @@ from lern.stopping import STOP
 log = structlog.get_logger()
 
 SEND_AT_ONCE: Final = 500
+SHORTER: Final = 0.1
 Result = dict[str, Any]
 # Course → batch → contents: what a chunk touched, for the steps that come after the rows are gone.
 Scope = dict[str, dict[str, list[str]]]
@@ -255,12 +256,12 @@ def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator
     Whom that is can only be known for sure while they are held, so look then, and take more until it fits.
     """
     users = {run.source, run.target}
+    # Who has waited before looks in only shortly: many runs that wait for one user must not fill the workers.
+    wait = services.settings.lock_wait * (SHORTER if run.reason == Busy.code else 1)
     while True:
         with ExitStack() as until_here:
             with metrics.lock_wait(name):
-                held = until_here.enter_context(
-                    services.locks.hold(users, token, services.settings.lock_wait, f"{run.id} {name}")
-                )
+                held = until_here.enter_context(services.locks.hold(users, token, wait, f"{run.id} {name}"))
             concerned = services.ledger.concerned(users, run.target)
             wanted = users | {concerned.final} | concerned.unfinished
             if wanted == users:

@@ -53,6 +53,7 @@ class Killing:
 
     path: Path
     servers: Sequence[RedisServer]
+    program: str = "tests.acceptance.dying"
 
     def prepare(self, **settings: str) -> Place:
         """Make the data directory; the test fills it and closes it."""
@@ -89,7 +90,7 @@ class Killing:
                 environ = {**place.settings.environ(), "LERN_BROKER_URL": server.url}
                 plan = Plan(str(self.path / "template"), str(self.path), work, environ, runs, between, list(points))
                 program = subprocess.Popen(
-                    [sys.executable, "-m", "tests.acceptance.dying", plan.write(self.path / f"plan-{number}.json")],
+                    [sys.executable, "-m", self.program, plan.write(self.path / f"plan-{number}.json")],
                     cwd=ROOT,
                     stdout=ends.enter_context((self.path / f"told-{number}").open("w+")),
                     stderr=ends.enter_context((self.path / f"said-{number}").open("w+")),

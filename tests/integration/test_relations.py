@@ -65,7 +65,7 @@ def test_what_is_above_many_contents_is_said_together_and_whether_it_is_all(rela
     contents = [f"do_R{n}" for n in range(1201)]
     for number, content in enumerate(contents):
         relations.write(f"{course}:{content}:ancestors", [course, f"unit {number % 3}"])
-    everything = {course, "unit 0", "unit 1", "unit 2"}
+    everything = frozenset({course, "unit 0", "unit 1", "unit 2"})
     assert relations.above(course, [*contents, "do_R1"]) == (everything, True)
     assert relations.above(course, [*contents, "do_unknown"]) == (everything, False)
     assert relations.above(course, ["do_unknown"]) == (frozenset(), False)
