@@ -79,7 +79,7 @@ def ownership() -> None:
     table = _table(f"A transfer of {measured.BATCHES:,} batches", "", "a second", "s", "bare loop, s", "ratio", "limit")
     for one in measured.measure():
         cells = (f"{one.per_second:.0f}", f"{one.transfer:.2f}", f"{one.bare:.2f}", f"{one.ratio:.2f}")
-        table.add_row(one.where, *cells, _limit(measured.LIMIT))
+        table.add_row(one.where, *cells, _limit(one.limit))
     console.print(table)
     memory = measured.memory()
     console.print("  ".join(f"{number:,} batches: {mib:.0f} MiB" for number, mib in memory.items()))
