@@ -7,6 +7,7 @@ drivers, one conditional statement after the other, then bulks of 200. Memory is
 """
 
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,8 @@ class Measured:
 
 def measure() -> Iterator[Measured]:
     """Measure everything embedded, and, where the servers can be started, Cassandra with Elasticsearch."""
+    # A line for each step would stand between the table's.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with embedded(LERN_LOG_LEVEL="ERROR") as parts:
         yield _measured("SQLite", parts, partial(_bare_store, parts))
     with _servers() as settings, embedded(**settings, LERN_LOG_LEVEL="ERROR") as parts:
@@ -240,7 +243,7 @@ def _one(number: int) -> float:
 
 
 if __name__ == "__main__":
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     if len(sys.argv) > 1:
         print(json.dumps(_one(int(sys.argv[1]))))
     else:

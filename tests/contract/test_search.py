@@ -1,5 +1,6 @@
 """What every search promises (`lern.search.base`), over Elasticsearch and over the store itself."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from lern.errors import LernError, Refused, Transient, Unreachable
 from lern.search import Search, Update
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.search.sql import StoreSearch
 from lern.store.sql import SqlStore
 from tests.batches import OTHER, SOURCE, TARGET, ZONE, batch, document
+from tests.servers.sunbird import sunbird
 
 
 @pytest.fixture(params=["store", "elasticsearch"])
@@ -127,3 +130,22 @@ def test_what_was_written_just_now_is_found(search: Search) -> None:
     search.update([Update(read, {"createdBy": TARGET})])
     assert ids(search.owned_by(TARGET)) == ["Batch-00001"]
     assert ids(search.owned_by(SOURCE)) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "reason"),
+    [
+        (429, {"error": {"type": "circuit_breaking_exception", "reason": "too large"}}, Transient, "too much to do"),
+        (503, {"error": {"type": "no_shard_available_action_exception", "reason": ""}}, Unreachable, "503"),
+        (403, {"error": {"type": "cluster_block_exception", "reason": "read-only"}}, Transient, "does not take writes"),
+        (403, {"error": {"type": "security_exception", "reason": "no"}}, Refused, "does not let us"),
+        (404, {"error": {"type": "index_not_found_exception", "reason": "no"}}, Refused, "lern migrate --create-index"),
+    ],
+)
+def test_what_elasticsearch_refuses_is_named(status: int, body: object, kind: type[LernError], reason: str) -> None:
+    answer = (status, "application/vnd.elasticsearch+json;compatible-with=8", json.dumps(body).encode())
+    with sunbird(lambda _path, _: answer) as server:
+        search = ElasticsearchSearch(server.url)
+        with pytest.raises(kind, match=reason):
+            list(search.owned_by(SOURCE))
+        search.close()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lern.errors import BadRow, LockLost
-from lern.store.base import Change, First, Store
+from lern.store.base import Change, First, Store, Swap
 from lern.store.cassandra import CassandraStore
 from lern.store.sql import SqlStore
 from lern.store.sql_codec import same
@@ -595,3 +595,90 @@ def test_a_fork_in_the_middle_of_a_unit_leaves_the_unit_alone(store: Store) -> N
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         unit.settle(COURSE_BATCH, [key], lambda _: [Change(key, {"name": "after"})])
     assert store.rows(COURSE_BATCH, ("c",)) == [{"courseid": "c", "batchid": "b", "name": "after"}]
+
+
+# --- compare and set
+
+
+def course_batch(batch: str = "b1", course: str = "c1", **values: Any) -> Row:
+    return {"courseid": course, "batchid": batch, "createdby": "a", "mentors": ["x", "a"], **values}
+
+
+def swap(row: Row, put: Row, **expected: Any) -> Swap:
+    columns = ("createdby", "mentors", "updated_date")
+    return Swap(COURSE_BATCH.key_of(row), {c: row.get(c) for c in columns} | expected, put)
+
+
+def test_a_row_that_is_as_expected_is_changed(store: Store) -> None:
+    row = course_batch(name="N", updated_date=5)
+    store.insert(COURSE_BATCH, [row])
+    put = {"createdby": "b", "mentors": ["x", "b"], "updated_date": 9}
+    assert store.compare_and_set(COURSE_BATCH, [swap(row, put)], may) == {("c1", "b1")}
+    assert read_one(store, COURSE_BATCH, row) == {**row, **put}
+
+
+@pytest.mark.parametrize(
+    "expected", [{"createdby": "b"}, {"createdby": None}, {"mentors": ["a", "x"]}, {"mentors": []}, {"updated_date": 5}]
+)
+def test_a_row_that_is_not_as_expected_is_left_alone(store: Store, expected: Row) -> None:
+    row = course_batch()
+    store.insert(COURSE_BATCH, [row])
+    assert store.compare_and_set(COURSE_BATCH, [swap(row, {"createdby": "z"}, **expected)], may) == frozenset()
+    assert read_one(store, COURSE_BATCH, row) == row
+
+
+def test_a_row_that_does_not_stand_is_not_created(store: Store) -> None:
+    assert store.compare_and_set(COURSE_BATCH, [swap(course_batch(), {"createdby": "z"})], may) == frozenset()
+    assert list(store.scan(COURSE_BATCH)) == []
+
+
+def test_a_condition_on_nulls_alone_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="a condition on nulls alone would create the row"):
+        Swap(("c1", "b1"), {"createdby": None, "mentors": []}, {"createdby": "z"})
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_column_can_be_made_null(store: Store, nothing: object) -> None:
+    row = course_batch()
+    store.insert(COURSE_BATCH, [row])
+    assert store.compare_and_set(COURSE_BATCH, [swap(row, {"mentors": nothing})], may)
+    assert read_one(store, COURSE_BATCH, row) == {"courseid": "c1", "batchid": "b1", "createdby": "a"}
+
+
+def test_each_row_is_changed_by_itself(store: Store) -> None:
+    rows = [course_batch(f"b{number}", f"c{number % 2}") for number in range(9)]
+    store.insert(COURSE_BATCH, rows)
+    swaps = [swap(row, {"createdby": "z"}, mentors=["x", "a"] if i % 3 else ["other"]) for i, row in enumerate(rows)]
+    made = store.compare_and_set(COURSE_BATCH, swaps, may)
+    assert made == {COURSE_BATCH.key_of(row) for i, row in enumerate(rows) if i % 3}
+    assert {COURSE_BATCH.key_of(row) for row in store.scan(COURSE_BATCH) if row["createdby"] == "z"} == made
+
+
+def test_whose_lock_is_lost_changes_nothing(store: Store) -> None:
+    def lost() -> None:
+        raise LockLost("lost")
+
+    store.insert(COURSE_BATCH, [course_batch()])
+    with pytest.raises(LockLost):
+        store.compare_and_set(COURSE_BATCH, [swap(course_batch(), {"createdby": "z"})], lost)
+    assert read_one(store, COURSE_BATCH, course_batch()) == course_batch()
+
+
+# --- going through a table in parts
+
+
+def test_parts_have_every_row_once_with_the_columns_asked_for(store: Store) -> None:
+    rows = [course_batch(f"b{number:04}", f"c{number % 91}", name="N") for number in range(2_345)]
+    store.insert(COURSE_BATCH, rows)
+    parts = list(store.parts(COURSE_BATCH, ("createdby", "status")))
+    found = sorted((row for part in parts for row in part.rows), key=lambda row: row["batchid"])
+    assert found == [{"courseid": r["courseid"], "batchid": r["batchid"], "createdby": "a"} for r in rows]
+    done = [part.done for part in parts]
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+def test_an_empty_table_is_gone_through_at_once(store: Store) -> None:
+    parts = list(store.parts(COURSE_BATCH, ()))
+    assert [row for part in parts for row in part.rows] == []
+    assert parts[-1].done == 1.0
