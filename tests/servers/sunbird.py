@@ -48,7 +48,8 @@ def sunbird(replies: Replies) -> Iterator[Sunbird]:
             self._answer(None)
 
         def do_POST(self) -> None:
-            self._answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            body = self.rfile.read(int(self.headers["content-length"] or 0))
+            self._answer(json.loads(body) if body else None)
 
         def _answer(self, body: Any) -> None:
             state.asked.append((self.path, body))
