@@ -132,7 +132,7 @@ def way_back(item: Item, current: Row | None) -> WayBack:
             clear.add(column)
         else:
             put[column] = was
-    if item.before is None and not kept and not _others(table, current, after):
+    if item.before is None and not _remains(table, current, clear, drop):
         return WayBack(Change(item.key, delete=True), ())
     change = Change(item.key, put, frozenset(clear), drop) if put or clear or drop else None
     return WayBack(change, tuple(kept))
@@ -148,9 +148,13 @@ def _missing(item: Item) -> WayBack:
     return WayBack(Change(item.key, values), ())
 
 
-def _others(table: Table, current: Row, after: Row) -> bool:
-    """Tell whether the row holds anything that the run did not leave there."""
-    return any(not same(current[column], after.get(column)) for column in table.values if column in current)
+def _remains(table: Table, current: Row, clear: Collection[str], drop: Mapping[str, frozenset[str]]) -> bool:
+    """Tell whether a row that the run made would still hold anything: somebody else has put it there."""
+    return any(
+        column not in clear and not (table.columns[column].is_map and current[column].keys() <= drop.get(column, set()))
+        for column in table.values
+        if column in current
+    )
 
 
 def _map_back(
