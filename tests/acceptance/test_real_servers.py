@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from lern import events
+from lern.errors import Unreachable
 from lern.store.tables import TABLES, USER_CONTENT_CONSUMPTION
 from lern.urls import sqlite_file
 from tests.acceptance.place import Place
@@ -81,7 +82,17 @@ def test_cassandra_goes_away_in_the_middle_of_merges_and_comes_back(workers: Wor
     waiting = next(run for run in map(place.run, runs) if run.state == "waiting")
     assert (waiting.reason or "").startswith("store cannot be reached") or waiting.reason == "UNREACHABLE"
     cassandra.start()
+    # This process has a session of its own, which looks for the server in its own time.
+    workers.until(lambda: _answers(place), "the store answers here too")
     all_well(workers, runs)
+
+
+def _answers(place: Place) -> bool:
+    try:
+        place.services.store.check()
+    except Unreachable:
+        return False
+    return True
 
 
 _LOCK: Final = """
