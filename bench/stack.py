@@ -60,12 +60,12 @@ def enter(parts: Services, workflow: str, steps: tuple[str, ...], pairs: list[tu
 
 
 def until(condition: Any, seconds: float = 600.0) -> None:
-    """Look every 10 ms until a condition holds. Raises `TimeoutError`."""
+    """Look every 20 ms until a condition holds. Raises `TimeoutError`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def resident_kib(pid: int) -> int:
