@@ -6,6 +6,7 @@ few rows is a handful of statements, and describing each result anew would cost 
 
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from lern.errors import LernError, Transient, Unreachable
 
 # How long (s) a writer waits for another one's transaction on SQLite.
 BUSY_TIMEOUT: Final = 30
+# How long (s) until the next look where SQLite itself does not wait.
+_LOOK_AGAIN: Final = 0.01
 
 # What passes when somebody else is done or makes room, and is waited for.
 _AWAY_SQLITE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
@@ -228,6 +231,21 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # Transactions begin where we say: the driver would begin them late, and not as IMMEDIATE.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(cursor)
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()
+
+
+def _log_ahead(cursor: sqlite3.Cursor) -> None:
+    # Who turns the log of a new file on has read it first. SQLite lets no reader wait that becomes a writer while
+    # another one writes, since that could last forever; here the other one is at the same, and soon done.
+    patience = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return

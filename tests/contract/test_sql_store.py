@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -116,6 +117,25 @@ def test_the_file_survives_a_loss_of_power(store: SqlStore) -> None:
     with store._engines.reading() as connection:
         assert connection.fetch("PRAGMA journal_mode", ()) == [("wal",)]
         assert connection.fetch("PRAGMA synchronous", ()) == [(2,)]  # FULL
+
+
+def test_a_first_use_waits_for_another_process_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # SQLite's own patience is not asked where a reader turns writer, as who turns the log on does.
+    file = tmp_path / "new.sqlite"
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    looks: list[float] = []
+
+    def the_other_is_done_while_we_wait(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            other.close()
+
+    monkeypatch.setattr(time, "sleep", the_other_is_done_while_we_wait)
+    opened = SqlStore(f"sqlite:///{file}")
+    opened.create()
+    opened.close()
+    assert len(looks) == 3
 
 
 def test_a_writer_waits_for_another_ones_unit(store: SqlStore) -> None:
