@@ -35,8 +35,6 @@ STATES: Final[Mapping[str, str]] = {
 }
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND: Final = 1000
-_MINUTE: Final = 60 * _SECOND
 
 
 def out() -> Console:
@@ -93,24 +91,6 @@ def moment(ms: int | None) -> str:
 def zone() -> str:
     """Give the name of this machine's time zone."""
     return datetime.now(UTC).astimezone().tzname() or "local time"
-
-
-def span(ms: int | None) -> str:
-    """Give a duration as people say it; empty for None."""
-    if ms is None:
-        return ""
-    if ms < _SECOND:
-        return f"{ms} ms"
-    if ms < _MINUTE:
-        return f"{ms / _SECOND:.1f} s"
-    minutes, rest = divmod(round(ms / _SECOND), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def many(number: int, one: str, more: str | None = None) -> str:
-    """Give a number with its noun: 1 row, 2 rows."""
-    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def print_json(records: Iterable[Mapping[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from lern import phrases
 from lern.cli import console, rows, sample
 from lern.cli.account import Course, courses_of
 from lern.cli.children import interruptible
@@ -193,19 +194,19 @@ def _remark(course: Course) -> Text:
         return Text("★ certificate", "green")
     if course.best is None:
         return Text()
-    return Text(f"quiz {course.best:g}/{course.out_of:g} in {console.many(course.attempts, 'try', 'tries')}")
+    return Text(f"quiz {course.best:g}/{course.out_of:g} in {phrases.many(course.attempts, 'try', 'tries')}")
 
 
 def _steps(detail: RunDetail, screen: Console) -> Table:
     run = detail.run
-    took = console.span((run.ended_at or run.created_at) - run.created_at)
+    took = phrases.span((run.ended_at or run.created_at) - run.created_at)
     table = console.table("step", "", "rows", "took>", title=f"What happened in between, in {took}")
     table.columns[1].style = "dim"
     table.columns[2].overflow = table.columns[1].overflow = "fold"
     for step in detail.steps:
         spent = None if step.started_at is None or step.ended_at is None else step.ended_at - step.started_at
         meaning = MEANING.get(step.name, "") if screen.width >= NARROW else ""
-        table.add_row(Text(step.name, "cyan"), meaning, console.text(counts(step.result)), console.span(spent))
+        table.add_row(Text(step.name, "cyan"), meaning, console.text(counts(step.result)), phrases.span(spent))
     return table
 
 

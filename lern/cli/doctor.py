@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from lern import phrases
 from lern.cli import console
 from lern.cli.problems import FAILED
 from lern.cli.stack import with_broker
@@ -64,5 +65,5 @@ def _print(findings: list[Finding]) -> None:
     problems = sum(found.level == "problem" for found in findings)
     warnings = sum(found.level == "warning" for found in findings)
     style = "bold red" if problems else "bold yellow" if warnings else "bold green"
-    said = [console.many(problems, "problem"), console.many(warnings, "warning")]
+    said = [phrases.many(problems, "problem"), phrases.many(warnings, "warning")]
     screen.print(Text("\n" + (", ".join(said) if problems or warnings else "all is well"), style))

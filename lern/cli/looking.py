@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lern import phrases
 from lern.cli import console
 
 
@@ -16,6 +17,6 @@ def through_all_batches() -> Iterator[Callable[[float], None]]:
 
         def tell(done: float) -> None:
             left = (time.monotonic() - begun) * (1 / done - 1) if done else 0.0
-            bar.update(task, completed=round(done * 100), note=f"{console.span(round(left * 1000))} to go")
+            bar.update(task, completed=round(done * 100), note=f"{phrases.span(round(left * 1000))} to go")
 
         yield tell

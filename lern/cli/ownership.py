@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from lern import phrases
 from lern.cli import console
 from lern.cli.looking import through_all_batches
 from lern.cli.options import AsJson
@@ -51,7 +52,7 @@ def check(
     apart = [row for row in rows if not row["agree"] and not row["repaired"]]
     if apart:
         advice = "they cannot be mended from the database" if repair else "--repair has the documents follow"
-        raise WorkFailed(f"the stores disagree on {console.many(len(apart), 'batch', 'batches')}; {advice}")
+        raise WorkFailed(f"the stores disagree on {phrases.many(len(apart), 'batch', 'batches')}; {advice}")
 
 
 def _found(services: Services, user: str) -> Iterator[Owned]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
+from lern import phrases
 from lern.cli import console, dead, runs
 from lern.cli.bridge import Topic
 from lern.cli.children import Child, interruptible
@@ -141,9 +142,9 @@ def _print(summary: Summary) -> None:
     table = console.table("", "")
     table.show_header = False
     for state, number in states.most_common():
-        table.add_row(console.state(state), console.many(number, "run"))
+        table.add_row(console.state(state), phrases.many(number, "run"))
     if summary.dead_lines:
-        table.add_row(Text("dead letters", "bold red"), console.many(summary.dead_lines, "line"))
+        table.add_row(Text("dead letters", "bold red"), phrases.many(summary.dead_lines, "line"))
     rows = [f"{name} {summary.rows[name]:,}" for name in COUNTED if summary.rows[name]]
     table.add_row(Text("learner rows", "dim"), console.text(" · ".join(rows) or "nothing to do"))
     screen.print(table)
@@ -157,7 +158,7 @@ def _print(summary: Summary) -> None:
 
 
 def _sentence(summary: Summary) -> Text:
-    text = f"{console.many(summary.lines, 'event')} in {console.span(summary.milliseconds)}"
+    text = f"{phrases.many(summary.lines, 'event')} in {phrases.span(summary.milliseconds)}"
     if summary.repeated:
         text += f", {summary.repeated:,} of them seen before"
     return Text(text, "bold green" if summary.well else "bold red")

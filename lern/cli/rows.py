@@ -10,6 +10,7 @@ from typing import IO, Annotated, BinaryIO, Final, cast
 
 import typer
 
+from lern import phrases
 from lern.cli import console
 from lern.cli.options import existing, writable
 from lern.cli.problems import WorkFailed, WrongUse
@@ -43,7 +44,7 @@ def load(
         create_tables(settings)
     counted = load_file(file, settings)
     numbers = ", ".join(f"{name} {number:,}" for name, number in sorted(counted.items()))
-    console.remark(f"{console.many(sum(counted.values()), 'line')} loaded" + (f": {numbers}" if numbers else ""))
+    console.remark(f"{phrases.many(sum(counted.values()), 'line')} loaded" + (f": {numbers}" if numbers else ""))
 
 
 def load_file(file: str, settings: Settings) -> dict[str, int]:
@@ -92,7 +93,7 @@ def _check(lines: Iterable[bytes]) -> dict[str, int]:
             if not number % ROWS_AT_ONCE:
                 bar.update(task, completed=number)
     if problems:
-        rest = f"\n  and {console.many(more, 'more line')}" if more else ""
+        rest = f"\n  and {phrases.many(more, 'more line')}" if more else ""
         raise WorkFailed("nothing was loaded: mend these lines and load again\n  " + "\n  ".join(problems) + rest)
     return counted
 
@@ -168,7 +169,7 @@ def dump(
             count += 1
         file.flush()
     if output != "-":
-        console.remark(f"{console.many(count, 'line')} written to {output}")
+        console.remark(f"{phrases.many(count, 'line')} written to {output}")
 
 
 def _wanted(table: list[str] | None) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from lern import phrases
 from lern.cli import console
 from lern.ledger import Attempt, Run, RunDetail, Step
 
@@ -36,7 +37,7 @@ def _facts(detail: RunDetail) -> RenderableType:
     facts = {
         "accounts": f"{run.source} → {run.target}",
         "entered": f"{console.moment(run.created_at)} {console.zone()}",
-        "took": console.span(None if run.ended_at is None else run.ended_at - run.created_at),
+        "took": phrases.span(None if run.ended_at is None else run.ended_at - run.created_at),
         "event": _event(run),
         "tried": f"{run.generation - 1} times again" if run.generation > 1 else "",
         "undoes": f"run {run.undo_of}" if run.undo_of else "",
@@ -61,7 +62,7 @@ def _steps(steps: Sequence[Step], now: int) -> RenderableType:
             step.name,
             console.state(step.state),
             str(tries(step)) if step.started_at is not None else "",
-            console.span(_took(step, now)),
+            phrases.span(_took(step, now)),
             console.text(counts(step.result) or _why(step)),
         )
     return table

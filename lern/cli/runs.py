@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, get_args
 
 import typer
 
-from lern import actions
+from lern import actions, phrases
 from lern.cli import console
 from lern.cli.options import AsJson, Limit, RunId, Wait, moment_of
 from lern.cli.problems import WrongUse
@@ -84,7 +84,7 @@ def table(runs: list[Run], *, short: bool) -> Any:
             console.state(run.state),
             console.text(f"{run.source} → {run.target}"),
             console.moment(run.created_at),
-            console.span(None if run.ended_at is None else run.ended_at - run.created_at),
+            phrases.span(None if run.ended_at is None else run.ended_at - run.created_at),
             console.text(why(run)),
         )
     return result
@@ -93,7 +93,7 @@ def table(runs: list[Run], *, short: bool) -> Any:
 def why(run: Run) -> str:
     """Say where a run is and why it is not done; empty for one that has ended well."""
     if run.state == "succeeded":
-        return console.many(len(run.warnings), "warning") if run.warnings else ""
+        return phrases.many(len(run.warnings), "warning") if run.warnings else ""
     return ": ".join(filter(None, (run.step, run.error or run.reason)))
 
 

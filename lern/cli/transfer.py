@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from lern import phrases
 from lern.cli import console
 from lern.cli.following import follow
 from lern.cli.looking import through_all_batches
@@ -93,5 +94,5 @@ def _plan(settings: Settings, source: str, target: str, org: str | None) -> None
             table.add_row(*(console.text(value) for value in shown))
     console.out().print(table)
     console.remark(
-        f"{console.many(number, 'batch', 'batches')} would go from {source} to {target}; nothing was changed"
+        f"{phrases.many(number, 'batch', 'batches')} would go from {source} to {target}; nothing was changed"
     )

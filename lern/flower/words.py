@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from lern import phrases
 from lern.ledger import Counted, Run, Step
 
 SHORT: Final = 8
+
+# Templates know this module alone.
+span, many = phrases.span, phrases.many
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = 1000
@@ -75,26 +79,6 @@ def ago(ms: int | None, now: int) -> str:
             text = f"{distance // unit} {name}"
             return f"{text} ago" if ms <= now else f"in {text}"
     return "just now"
-
-
-def span(ms: int | None) -> str:
-    """Give a duration as people say it; empty for None."""
-    if ms is None:
-        return ""
-    if ms < _SECOND:
-        return f"{ms} ms"
-    if ms < _MINUTE:
-        return f"{ms / _SECOND:.1f} s"
-    minutes, seconds = divmod(round(ms / _SECOND), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 24:  # noqa: PLR2004 - hours of a day
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-def many(number: int, one: str, more: str | None = None) -> str:
-    """Give a number with its noun: 1 run, 2 runs."""
-    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def counted(found: Counted) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from lern import phrases
 from lern.cli import console
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
@@ -56,10 +57,17 @@ def test_a_time_that_is_none_is_refused_with_examples(value: str) -> None:
 
 @pytest.mark.parametrize(
     ("ms", "words"),
-    [(None, ""), (7, "7 ms"), (1_540, "1.5 s"), (61_000, "1 min 01 s"), (3_660_000, "1 h 01 min")],
+    [
+        (None, ""),
+        (7, "7 ms"),
+        (1_540, "1.5 s"),
+        (61_000, "1 min 01 s"),
+        (3_660_000, "1 h 01 min"),
+        (97_200_000, "1 d 3 h"),
+    ],
 )
 def test_durations_are_readable(ms: int | None, words: str) -> None:
-    assert console.span(ms) == words
+    assert phrases.span(ms) == words
 
 
 def test_a_time_beyond_every_calendar_is_shown_as_it_is() -> None:

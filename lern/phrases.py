@@ -1,0 +1,27 @@
+"""Durations and numbers as people say them, on a terminal and on a page alike."""
+
+from typing import Final
+
+_SECOND: Final = 1000
+_MINUTE: Final = 60 * _SECOND
+_HOURS_OF_A_DAY: Final = 24
+
+
+def span(ms: int | None) -> str:
+    """Give a duration as people say it; empty for None."""
+    if ms is None:
+        return ""
+    if ms < _SECOND:
+        return f"{ms} ms"
+    if ms < _MINUTE:
+        return f"{ms / _SECOND:.1f} s"
+    minutes, seconds = divmod(round(ms / _SECOND), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= _HOURS_OF_A_DAY:
+        return f"{hours // _HOURS_OF_A_DAY} d {hours % _HOURS_OF_A_DAY} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def many(number: int, one: str, more: str | None = None) -> str:
+    """Give a number with its noun: 1 run, 2 runs."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
