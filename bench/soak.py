@@ -24,6 +24,7 @@ from rich.table import Table
 from bench.stack import embedded, until
 from lern import events
 from lern.cli.children import Child, celery_beat, celery_worker, environ
+from lern.cli.node_name import node_name
 from lern.locks import PREFIX
 from lern.services import Services
 from lern.store.tables import ASSESSMENT_AGGREGATOR, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Row
@@ -206,11 +207,13 @@ def main() -> int:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES
     console = Console()
     with embedded() as parts, tempfile.TemporaryFile() as log, ExitStack() as ends:
-        worker = celery_worker(parts.settings, concurrency=2, loglevel="WARNING")
-        commands = {f"worker {number + 1}": worker for number in range(SOAK_WORKERS)}
-        commands["beat"] = celery_beat(parts.settings, loglevel="WARNING")
         quiet = {**environ(parts.settings), "LERN_LOG_LEVEL": "WARNING"}
-        started = {name: ends.enter_context(Child(command, quiet, log)) for name, command in commands.items()}
+        started: dict[str, Child] = {}
+        for number in range(SOAK_WORKERS):
+            name = ends.enter_context(node_name(parts.settings.data_dir))
+            command = celery_worker(parts.settings, name, concurrency=2, loglevel="WARNING")
+            started[f"worker {number + 1}"] = ends.enter_context(Child(command, quiet, log, (name.descriptor,)))
+        started["beat"] = ends.enter_context(Child(celery_beat(parts.settings, loglevel="WARNING"), quiet, log))
         soak = Soak(parts, started)
         console.print(f"soaking for {minutes:g} minutes")
         soak.run(minutes * 60)

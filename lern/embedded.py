@@ -45,6 +45,11 @@ class EmbeddedRedis:
         self._pid = os.getpid()
 
     @property
+    def users_lock(self) -> Path:
+        """The file that every user of the server holds, shared."""
+        return self.directory / "users.lock"
+
+    @property
     def url(self) -> str:
         """The server's address. Raises `EmbeddedError` before joining and after leaving."""
         if self._address is None:
@@ -99,7 +104,7 @@ class EmbeddedRedis:
         """Become a user; True if nobody else is one."""
         if self._using is not None:
             return False
-        self._using = open_lock(self.directory / "users.lock")
+        self._using = open_lock(self.users_lock)
         alone = try_lock(self._using)
         fcntl.flock(self._using, fcntl.LOCK_SH)
         return alone

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final, NoReturn, Self
 
 import lern
+from lern.cli.node_name import NodeName
 from lern.settings import PREFIX, Settings
 
 # SIGTERM lets running steps end, SIGQUIT gives their messages back to the queue, SIGKILL asks nobody.
@@ -26,10 +27,13 @@ def environ(settings: Settings) -> dict[str, str]:
     return {**others, **settings.environ()}
 
 
-def celery_worker(settings: Settings, *, concurrency: int | None, loglevel: str | None) -> list[str]:
-    """Give the command line of a worker."""
+def celery_worker(
+    settings: Settings, name: NodeName, *, concurrency: int | None = None, loglevel: str | None = None
+) -> list[str]:
+    """Give the command line of a worker. The process must inherit what holds its name."""
     return [
         *(sys.executable, "-m", "celery", "-A", "tasks.app", "worker"),
+        *("--hostname", name.text),
         *("--queues", settings.queue),
         *("--concurrency", str(concurrency or settings.concurrency)),
         *("--loglevel", loglevel or settings.log_level),
@@ -38,7 +42,7 @@ def celery_worker(settings: Settings, *, concurrency: int | None, loglevel: str 
     ]
 
 
-def celery_beat(settings: Settings, *, loglevel: str | None) -> list[str]:
+def celery_beat(settings: Settings, *, loglevel: str | None = None) -> list[str]:
     """Give the command line of beat. Without a pid file: that of a killed one would stop the next start."""
     return [
         *(sys.executable, "-m", "celery", "-A", "tasks.app", "beat", "--pidfile="),
@@ -101,6 +105,12 @@ class Child:
         """Send it a signal, if it still runs."""
         self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """Kill what is left of its session, without asking. The group's number is ours until the last has ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def end(self) -> None:
         """End it, politely at first, and whatever it has started. An impatient Ctrl-C ends it at once."""
         try:
@@ -110,13 +120,7 @@ class Child:
                 if self.wait(patience) is not None:
                     break
         finally:
-            self._kill_all()
-
-    def _kill_all(self) -> None:
-        """Kill what is left of its session. The group's number is ours until the last of it has ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self.kill()
 
     def __enter__(self) -> Self:
         """Begin."""

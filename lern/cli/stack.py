@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from lern.cli.children import Child, bridge, celery_worker, environ
+from lern.cli.node_name import node_name
 from lern.cli.problems import WorkFailed
 from lern.embedded import EmbeddedRedis
 from lern.errors import Refused, SchemaMissing
@@ -92,8 +93,9 @@ class Stack:
 
     def start_worker(self, concurrency: int | None = None, loglevel: str | None = None) -> None:
         """Start a worker that writes to the log."""
-        command = celery_worker(self.settings, concurrency=concurrency, loglevel=loglevel)
-        self._worker = self._start(command)
+        name = self._ends.enter_context(node_name(self.settings.data_dir))
+        command = celery_worker(self.settings, name, concurrency=concurrency, loglevel=loglevel)
+        self._worker = self._start(command, name.descriptor)
 
     def start_bridge(self, file: Path, topic: str | None, report: Path) -> Child:
         """Start a bridge that reads a file, reports, and ends."""
@@ -110,9 +112,9 @@ class Stack:
         last = next((line for line in reversed(lines) if line.strip()), "it says nothing")
         return f"{self.log} ends: {last.strip()}"
 
-    def _start(self, command: list[str]) -> Child:
+    def _start(self, command: list[str], *inherited: int) -> Child:
         with self.log.open("ab") as output:
-            child = Child(command, environ(self.settings), output, self._inherited)
+            child = Child(command, environ(self.settings), output, (*self._inherited, *inherited))
         return self._ends.enter_context(child)
 
 
@@ -142,6 +144,6 @@ def in_use(settings: Settings) -> Iterator[int]:
 
     If we are killed, they go on; while they hold this, nobody takes them for gone.
     """
-    with (settings.data_dir / "redis" / "users.lock").open("a") as file:
+    with EmbeddedRedis(settings.data_dir).users_lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield file.fileno()

@@ -18,8 +18,9 @@ import redis
 import typer
 
 from lern.cli import console
-from lern.cli.children import ROOT, Child, celery_worker, environ, kafka_bridge
+from lern.cli.children import ROOT, Child, celery_beat, celery_worker, environ, kafka_bridge
 from lern.cli.flower import command as flower_command
+from lern.cli.node_name import NodeName, node_name
 from lern.cli.problems import WorkFailed
 from lern.cli.running_stack import RunningStack
 from lern.cli.stack import in_use, prepare
@@ -32,7 +33,14 @@ from lern.supervisor import Kept, Part, PartDied, Process, Supervisor
 
 app = typer.Typer()
 
-COLOURS: Final = {"redis": "red", "worker": "green", "bridge": "cyan", "flower": "magenta", "lern": "bold"}
+COLOURS: Final = {
+    "redis": "red",
+    "worker": "green",
+    "beat": "blue",
+    "bridge": "cyan",
+    "flower": "magenta",
+    "lern": "bold",
+}
 START: Final = 90.0
 
 
@@ -48,7 +56,7 @@ def up(
         bool, typer.Option("--detach", "-d", help="Return when all is ready; lern down ends it.")
     ] = False,
 ) -> None:
-    """Start Redis, a worker, a bridge and Flower, and keep them running until Ctrl-C or [bold]lern down[/bold].
+    """Start Redis, a worker, beat, a bridge and Flower, and keep them running until Ctrl-C or [bold]lern down[/bold].
 
     The bridge reads Kafka where LERN_KAFKA_BOOTSTRAP is set, or a file with --watch. A part that dies is started
     again; one that dies five times in a row ends the stack, with its error.
@@ -94,27 +102,31 @@ def url(settings: Settings) -> str:
 def _parts(settings: Settings, watch: str | None, topic: str | None) -> Iterator[list[Part]]:
     """Give the parts, in the order in which they start."""
     prepare(settings)
-    made: list[Part] = []
-    inherited: tuple[int, ...] = ()
-    if settings.embedded_redis:
+    # Held here, so that a worker that is started again has the name of the one that died.
+    with node_name(settings.data_dir) as name:
+        if not settings.embedded_redis:
+            yield _processes(settings, name, watch, topic, ())
+            return
         server = EmbeddedRedis(settings.data_dir)
         with server:
-            made.append(Part("redis", lambda: PrivateRedis.started(server), lambda: True))
+            private = Part("redis", lambda: PrivateRedis.started(server), lambda: True)
             named = settings.model_copy(update={"broker_url": server.url})
             with in_use(settings) as use:
-                yield made + _processes(named, watch, topic, (use,))
-        return
-    yield made + _processes(settings, watch, topic, inherited)
+                yield [private, *_processes(named, name, watch, topic, (use,))]
 
 
-def _processes(settings: Settings, watch: str | None, topic: str | None, inherited: tuple[int, ...]) -> list[Part]:
+def _processes(
+    settings: Settings, name: NodeName, watch: str | None, topic: str | None, inherited: tuple[int, ...]
+) -> list[Part]:
     services = Services(settings)
 
-    def part(name: str, command: Sequence[str], ready: Callable[[], bool]) -> Part:
-        return Part(name, lambda: Logged.started(name, command, environ(settings), inherited), ready)
+    def part(part_name: str, command: Sequence[str], ready: Callable[[], bool], *more: int) -> Part:
+        held = (*inherited, *more)
+        return Part(part_name, lambda: Logged.started(part_name, command, environ(settings), held), ready)
 
-    worker = celery_worker(settings, concurrency=None, loglevel=None)
-    made = [part("worker", worker, lambda: _works(services))]
+    made = [part("worker", celery_worker(settings, name), lambda: _works(services), name.descriptor)]
+    # It answers nobody; what it sends lies in the queue.
+    made.append(part("beat", celery_beat(settings), lambda: True))
     if watch is not None:
         command = [sys.executable, "-m", "workflows.watch", "--from", str(Path(watch).resolve())]
         made.append(part("bridge", [*command, *(["--topic", topic] if topic else [])], lambda: True))

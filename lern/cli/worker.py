@@ -6,6 +6,7 @@ import typer
 
 from lern import metrics_dir
 from lern.cli.children import Child, celery_worker, environ, forwarded, replace_with
+from lern.cli.node_name import node_name
 from lern.cli.options import LogLevel
 from lern.cli.stack import in_use, prepare, with_broker
 from lern.settings import Settings
@@ -32,11 +33,13 @@ def worker(
     # Needed only by who asks for the numbers.
     numbers = metrics_dir.new(settings.data_dir / "metrics") if settings.worker_port is not None else None
     shared = {} if numbers is None else numbers.environ
-    if not settings.embedded_redis:
-        replace_with(celery_worker(settings, concurrency=concurrency, loglevel=loglevel), environ(settings) | shared)
-    with with_broker(settings) as named, in_use(settings) as use:
-        command = celery_worker(named, concurrency=concurrency, loglevel=loglevel)
-        inherited = (use,) if numbers is None else (use, numbers.descriptor)
-        with Child(command, environ(named) | shared, inherited=inherited) as child:
-            code = forwarded(child)
+    with node_name(settings.data_dir) as name:
+        if not settings.embedded_redis:
+            command = celery_worker(settings, name, concurrency=concurrency, loglevel=loglevel)
+            replace_with(command, environ(settings) | shared)
+        with with_broker(settings) as named, in_use(settings) as use:
+            command = celery_worker(named, name, concurrency=concurrency, loglevel=loglevel)
+            inherited = [use, name.descriptor] + ([] if numbers is None else [numbers.descriptor])
+            with Child(command, environ(named) | shared, inherited=inherited) as child:
+                code = forwarded(child)
     raise typer.Exit(code)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.acceptance.place import Place
+from tests.acceptance.workers import Worker
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -28,7 +29,7 @@ class Site:
     port: int = 0
     prefix: str = ""
     _flower: subprocess.Popen[bytes] | None = None
-    _worker: subprocess.Popen[bytes] | None = None
+    _worker: Worker | None = None
 
     @property
     def url(self) -> str:
@@ -40,15 +41,14 @@ class Site:
 
     def start_worker(self) -> None:
         """Start a worker of two processes, which works as soon as it can."""
-        command = [sys.executable, "-m", "celery", "-A", "tasks.app", "worker", "--concurrency", "2"]
-        self._worker = self._start(
-            *command, "--queues", self.place.settings.queue, "--without-mingle", "--without-gossip"
-        )
+        self._worker = Worker(self.place, self.log, 2)
 
     def stop_worker(self) -> None:
         """End the worker after what it is at."""
         worker, self._worker = self._worker, None
-        _ended(worker)
+        if worker is not None:
+            worker.terminate()
+            worker.kill()
 
     def start_flower(self, *options: str) -> None:
         """Start Flower, and return when it answers."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from celeryconfig import broker_transport_options
 from lern.cli.children import Child, celery_worker, environ
+from lern.cli.node_name import node_name
 from lern.ledger import Run
 from tests.acceptance.place import Place
 
@@ -21,18 +22,14 @@ assert broker_transport_options["visibility_timeout"] > 10 * PATIENCE
 BRISK: Final = {"lock_ttl": "2", "lock_wait": "0.5", "sweep_interval": "0.1", "retry_base": "0.05", "retry_cap": "1"}
 
 
-class Worker:
+class Worker(Child):
     """One worker with its children. `log`: what they print."""
 
     def __init__(self, place: Place, log: Path, concurrency: int) -> None:
         self.log = log
-        command = celery_worker(place.settings, concurrency=concurrency, loglevel=None)
-        with log.open("ab") as output:
-            self._child = Child(command, environ(place.settings), output)
-
-    @property
-    def pid(self) -> int:
-        return self._child._process.pid
+        with node_name(place.settings.data_dir) as name, log.open("ab") as output:
+            command = celery_worker(place.settings, name, concurrency=concurrency)
+            super().__init__(command, environ(place.settings), output, (name.descriptor,))
 
     @property
     def children(self) -> list[int]:
@@ -44,11 +41,6 @@ class Worker:
         """What worker and children have in memory, in KiB. What they share counts for each, always."""
         return sum(_resident(pid) for pid in (self.pid, *self.children))
 
-    def kill(self) -> None:
-        """Kill worker and children, all at once."""
-        os.killpg(self.pid, signal.SIGKILL)
-        self._child.wait()
-
     def kill_child(self) -> int:
         """Kill one of the children alone; returns which."""
         victim = self.children[0]
@@ -57,12 +49,8 @@ class Worker:
 
     def terminate(self) -> int | None:
         """Ask it to end, and wait until it has; returns its exit code."""
-        self._child.signal(signal.SIGTERM)
-        return self._child.wait(PATIENCE)
-
-    def end(self) -> None:
-        """Kill what is left."""
-        self._child._kill_all()
+        self.signal(signal.SIGTERM)
+        return self.wait(PATIENCE)
 
 
 class Workers:
@@ -77,7 +65,7 @@ class Workers:
         """Start a worker."""
         log = self.place.settings.data_dir / f"worker-{len(self._started)}.log"
         worker = Worker(self.place, log, concurrency)
-        self._ends.callback(worker.end)
+        self._ends.callback(worker.kill)
         self._started.append(worker)
         return worker
 
