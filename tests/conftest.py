@@ -20,9 +20,17 @@ settings.register_profile("local", deadline=None, suppress_health_check=[HealthC
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True, print_blob=True)
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def _forget_settings() -> None:
     """Keep the settings of whoever runs the tests out of them."""
-    settings.load_profile(config.getoption("hypothesis_profile", None) or ("ci" if os.environ.get("CI") else "local"))
     remember(os.environ)
     for name in [name for name in os.environ if name.startswith("LERN_")]:
         del os.environ[name]
+
+
+# Now, not when pytest is configured: the next conftest imports what reads the settings.
+_forget_settings()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how Hypothesis looks for examples."""
+    settings.load_profile(config.getoption("hypothesis_profile", None) or ("ci" if os.environ.get("CI") else "local"))
