@@ -31,7 +31,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if version.startswith(SUPPORTED):
         yield Finding("search", "ok", f"Elasticsearch {version}")
     else:
-        yield Finding("search", "warning", f"Elasticsearch {version}", "Lern is tested with 7.17")
+        yield Finding("search", "warning", f"Elasticsearch {version}", "Lern is tested with 7.17 and 8.14")
     yield _index(exists=exists, fields=fields)
 
 

@@ -1,4 +1,4 @@
-"""What every search promises (`lern.search.base`), over Elasticsearch and over the store itself."""
+"""What every search promises (`lern.search.base`), over Elasticsearch 7.17 and 8 and over the store itself."""
 
 import json
 import uuid
@@ -17,7 +17,7 @@ from tests.batches import OTHER, SOURCE, TARGET, ZONE, batch, document
 from tests.servers.sunbird import sunbird
 
 
-@pytest.fixture(params=["store", "elasticsearch"])
+@pytest.fixture(params=["store", "elasticsearch", "elasticsearch8"])
 def search(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Search]:
     if request.param == "store":
         store = SqlStore(f"sqlite:///{tmp_path}/learners.sqlite")
@@ -26,7 +26,7 @@ def search(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Search]:
         store.close()
         return
     index = f"course-batch-{uuid.uuid4().hex[:8]}"
-    opened = ElasticsearchSearch(request.getfixturevalue("elasticsearch").address, index)
+    opened = ElasticsearchSearch(request.getfixturevalue(request.param).address, index)
     assert opened.create()
     yield opened
     opened._client.indices.delete(index=index)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.servers.cassandra import Cassandra
-from tests.servers.elasticsearch import Elasticsearch
+from tests.servers.elasticsearch import Elasticsearch, Elasticsearch8
 from tests.servers.given import PREFIX, remember
 from tests.servers.jars import MissingError
 from tests.servers.kafka import Kafka
 from tests.servers.server import JavaServer
 
-_KINDS: Final[dict[str, type[JavaServer]]] = {kind.name: kind for kind in (Kafka, Cassandra, Elasticsearch)}
+_ALL: Final[tuple[type[JavaServer], ...]] = (Kafka, Cassandra, Elasticsearch, Elasticsearch8)
+_KINDS: Final = {kind.name: kind for kind in _ALL}
 
 
 def main(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ from tests.servers.given import given
 CONFIG: Final = Path(__file__).parent / "config"
 JAVA: Final = "17"
 
-# How long (s) Maven may take for a server; the largest is a zip of 283 MB.
+# How long (s) Maven may take for a server; the largest is a zip of 759 MB.
 _PATIENCE: Final = 900
 
 

@@ -168,10 +168,14 @@ class JavaServer(Server):
         """Give the environment of the process."""
         return dict(os.environ)
 
+    def privileges(self) -> list[str]:
+        """Give the options of `setpriv` for a server that must not have all of ours."""
+        return []
+
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         # A test run that is killed must not leave servers behind.
         if setpriv := shutil.which("setpriv"):
-            command = [setpriv, "--pdeathsig", "KILL", *command]
+            command = [setpriv, "--pdeathsig", "KILL", *self.privileges(), *command]
         with (self.home / "console.log").open("ab") as console:
             return _SPAWNER.submit(
                 subprocess.Popen,

@@ -1,7 +1,6 @@
 """Transfers beside a live lms-service, with servers that fail: no edit is lost, and both stores agree in the end."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,37 +10,10 @@ from lern.search.elasticsearch import ElasticsearchSearch
 from lern.store.tables import COURSE_BATCH, Row
 from tasks.step import Aside, now_ms
 from tests.batches import OTHER, SOURCE, TARGET, World, batch, document, key_of, transfer_event
+from tests.integration.ownership.beside import beside
 from tests.integration.ownership.conftest import INDEX, MakeWorld, Servers
 
 BATCHES, SEARCH = "ownership.batches", "ownership.search"
-
-
-class Beside:
-    """A store or a search, beside which something is done before or after the first calls of a method."""
-
-    def __init__(self, inner: Any, method: str, *acts: Callable[[], object], after: bool = False) -> None:
-        self._inner, self._method, self._acts, self._after = inner, method, list(acts), after
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name != self._method or not self._acts:
-            return found
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            act = self._acts.pop(0) if self._acts else int
-            if not self._after:
-                act()
-            result = found(*arguments, **options)
-            if self._after:
-                act()
-            return result
-
-        return call
-
-
-def beside(world: World, part: str, method: str, *acts: Callable[[], object], after: bool = False) -> None:
-    """Do one of `acts` beside each of the first calls of a method of the store or search."""
-    world.services.__dict__[part] = Beside(getattr(world.services, part), method, *acts, after=after)
 
 
 def edit(world: World, row: Row, **columns: Any) -> None:
