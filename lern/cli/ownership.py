@@ -1,6 +1,6 @@
 """`lern ownership check USER`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -10,8 +10,9 @@ from lern import phrases
 from lern.cli import console
 from lern.cli.looking import through_all_batches
 from lern.cli.options import AsJson
-from lern.cli.problems import WorkFailed
+from lern.cli.problems import WorkFailed, WrongUse
 from lern.cli.stack import prepare
+from lern.events import BadEvent, check_identifier
 from lern.ownership import Follower, Owned, owned
 from lern.services import Services
 from lern.settings import Settings
@@ -40,8 +41,11 @@ def check(
     All batches are gone through, and the bar says how long that will take. Exit 1 if the stores disagree in the end.
     """
     settings = Settings.load()
+    _check(settings, user, repair=repair)
     prepare(settings)
     services = Services(settings)
+    # Going through all batches may take long: what would fail after it fails before it.
+    services.search.check()
     found = list(_found(services, user))
     mended = _repair(services, found) if repair else set()
     rows = [_row(user, one, repaired=one.key in mended) for one in found]
@@ -49,10 +53,31 @@ def check(
         console.print_json(rows)
     else:
         _print(rows)
+    if not services.search.own:
+        console.remark("LERN_SEARCH_URL is not set: there are no documents to hold against the database")
     apart = [row for row in rows if not row["agree"] and not row["repaired"]]
     if apart:
-        advice = "they cannot be mended from the database" if repair else "--repair has the documents follow"
-        raise WorkFailed(f"the stores disagree on {phrases.many(len(apart), 'batch', 'batches')}; {advice}")
+        raise WorkFailed(_advice(apart))
+
+
+def _check(settings: Settings, user: str, *, repair: bool) -> None:
+    try:
+        check_identifier(user, "USER")
+    except BadEvent as bad:
+        raise WrongUse(str(bad)) from bad
+    if repair and settings.search_url is None:
+        raise WrongUse("--repair: LERN_SEARCH_URL is not set, so there is nothing to repair")
+
+
+def _advice(apart: Sequence[Mapping[str, Any]]) -> str:
+    """Say on how many batches the stores disagree, and who can mend that."""
+    alone = sum(row["database"] is None or row["search"] is None for row in apart)
+    parts = [f"the stores disagree on {phrases.many(len(apart), 'batch', 'batches')}"]
+    if alone < len(apart):
+        parts.append(f"--repair has {phrases.many(len(apart) - alone, 'document')} follow")
+    if alone:
+        parts.append(f"--repair cannot mend {phrases.many(alone, 'batch', 'batches')} of one store alone")
+    return "; ".join(parts)
 
 
 def _found(services: Services, user: str) -> Iterator[Owned]:
