@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lern.errors import Unreachable
+from lern.redis_line import RedisLine
 
 Answer = int | list[Any]
 OWN_KEYS: Final = ("{lern}:locks:server", "{lern}:locks:grace")
@@ -19,30 +20,42 @@ class LockScript:
     """The script's verbs; see `locks.lua` for their arguments and answers. Every one of them may be repeated."""
 
     def __init__(self, client: redis.Redis) -> None:
-        """Use a client; nothing is sent yet."""
-        self._client = client
+        """Use a client's connections; nothing is sent yet."""
+        self._line = RedisLine(client.connection_pool)
         self._sha = ""
 
     def __call__(self, verb: str, keys: Collection[str], *args: str) -> Answer:
         """Carry out one verb on the users' keys. Raises `Unreachable`."""
-        everything = (len(keys) + len(OWN_KEYS), *OWN_KEYS, *keys, verb, *args)
         try:
-            return self._run(everything)
+            return self._run(_all_of(verb, keys, args))
         except redis.RedisError as error:
             raise Unreachable("locks", str(error)) from error
 
-    def _run(self, everything: tuple[Any, ...]) -> Answer:
+    def tell(self, verb: str, keys: Collection[str], *args: str) -> None:
+        """Have one verb carried out and wait for no answer; before any later verb of this process it is.
+
+        Raises `Unreachable` if it cannot be sent. A Redis that dies just then may not have carried it out.
+        """
         try:
-            answer: Answer = self._client.evalsha(self._sha or self._load(), *everything)
+            self._line.tell("EVALSHA", self._sha or self._load(), *_all_of(verb, keys, args))
+        except redis.RedisError as error:
+            raise Unreachable("locks", str(error)) from error
+
+    def _run(self, everything: tuple[str | int, ...]) -> Answer:
+        try:
+            answer: Answer = self._line.ask("EVALSHA", self._sha or self._load(), *everything)
         except redis.exceptions.NoScriptError:
             # A restarted Redis does not know the script any more.
-            answer = self._client.evalsha(self._load(), *everything)
+            answer = self._line.ask("EVALSHA", self._load(), *everything)
         return answer
 
     def _load(self) -> str:
-        sha: Any = self._client.script_load(SOURCE)
-        self._sha = text(sha)
+        self._sha = text(self._line.ask("SCRIPT LOAD", SOURCE))
         return self._sha
+
+
+def _all_of(verb: str, keys: Collection[str], args: tuple[str, ...]) -> tuple[str | int, ...]:
+    return (len(keys) + len(OWN_KEYS), *OWN_KEYS, *keys, verb, *args)
 
 
 def impatient(client: redis.Redis, patience: float) -> redis.Redis:

@@ -192,7 +192,8 @@ class Locks:
         if held.heart is not None:
             held.heart.remove(held)
         try:
-            self._script("release", _keys(held.users), held.name)
+            # Not waited for: that a step is done does not hang on it, and a lock that stays expires.
+            self._script.tell("release", _keys(held.users), held.name)
         except Unreachable as error:
             log.warning("locks not released, they expire", users=sorted(held.users), problem=str(error))
 

@@ -14,6 +14,8 @@ from lern.errors import Unreachable
 if TYPE_CHECKING:
     from redis import Redis
 
+    from lern.redis_line import RedisLine
+
 KEPT_SECONDS: Final = 7 * 24 * 3600
 ENDED: Final = frozenset({"succeeded", "failed", "undone"})
 
@@ -38,10 +40,20 @@ class Mirror:
     def __init__(self, client: "Redis") -> None:
         """Use a client of the broker's Redis."""
         self._client = client
+        self._line: RedisLine | None = None
 
     def show(self, run_id: str, state: RunState) -> None:
-        """Write a run's state."""
-        self._call("set", _key(run_id), _written(state), ex=KEPT_SECONDS)
+        """Write a run's state, and wait for no answer: it is but a shadow."""
+        from redis import RedisError
+
+        from lern.redis_line import RedisLine
+
+        if self._line is None:
+            self._line = RedisLine(self._client.connection_pool)
+        try:
+            self._line.tell("SET", _key(run_id), _written(state), "EX", KEPT_SECONDS)
+        except RedisError as error:
+            raise Unreachable("broker", str(error)) from error
 
     def show_all(self, run_ids: Sequence[str], state: RunState) -> None:
         """Write the same state for many runs, in one round trip."""
