@@ -35,6 +35,17 @@ class Unreachable(LernError):
         self.server = server
 
 
+class Overloaded(Unreachable):
+    """A server is there, but takes no more work at the moment: too much to do, or no room. It is waited for as well."""
+
+    code = "OVERLOADED"
+
+    def __init__(self, server: str, problem: str) -> None:
+        """Name the server by its role and the problem."""
+        super().__init__(server, problem)
+        self.args = (f"{server} takes no more work at the moment: {problem}",)
+
+
 class Transient(LernError):
     """Something failed that may well go right the next time."""
 

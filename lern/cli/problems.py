@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from lern.errors import LernError, SettingsError, Unreachable
+from lern.errors import LernError, Overloaded, SettingsError, Unreachable
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -63,7 +63,7 @@ def told() -> Iterator[None]:
 
 
 def _text(error: LernError) -> str:
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable) and not isinstance(error, Overloaded):
         where = _WHERE.get(error.server)
         return f"{str(error).rstrip('.')}. `lern doctor` checks every connection" + (
             f"; {where} says where it is." if where else "."

@@ -38,6 +38,7 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "BAD_ROW": "A stored row breaks the contract. Mend the row, then retry.",
     "CLOCK_AHEAD": "A cell was written by a clock that is too far ahead.",
     "UNREACHABLE": "A server does not answer. The runs go on by themselves when it does.",
+    "OVERLOADED": "A server has too much to do, or no room. The runs go on by themselves when that is over.",
     "TRANSIENT": "Something failed that may go right the next time.",
     "UNSETTLED": "Rows were written faster than they could be settled.",
     "LOCK_LOST": "A step lost its hold on its users and stopped before its next write.",

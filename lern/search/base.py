@@ -42,9 +42,10 @@ class Update:
 class Search(Protocol):
     """The documents of course batches.
 
-    Every method raises `Unreachable` when the server does not answer, `Transient` when a call failed that may be
-    repeated (too many requests, a read-only index), `Refused` when only a person can help (no such index, no
-    permission). A process may fork: parent and child both go on, each with connections of its own.
+    Every method raises `Unreachable` when the server does not answer, `Overloaded` when it takes no more work at the
+    moment (too many requests, a read-only index), `Transient` when a call failed that may be repeated, `Refused` when
+    only a person can help (no such index, no permission). A process may fork: parent and child both go on, each with
+    connections of its own.
     """
 
     own: bool

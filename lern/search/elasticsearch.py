@@ -14,7 +14,7 @@ from typing import Any, Final
 import elasticsearch as client
 from elasticsearch import ApiError, Elasticsearch, TransportError
 
-from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.errors import LernError, Overloaded, Refused, Transient, Unreachable
 from lern.rules.ownership import document_roles
 from lern.search.base import FIELDS, Document, Fields, Update
 from lern.urls import redacted
@@ -30,7 +30,8 @@ _TIMEOUT: Final = 30.0
 _NOT_FOUND, _CONFLICT, _TOO_MANY = 404, 409, 429
 # The server is there, but cannot do its work at the moment: no master, a shard that moves, a proxy without it.
 _AWAY: Final = frozenset({502, 503, 504})
-# A flood of the disk makes indices read-only; they become writable again by themselves.
+# A disk that is nearly full makes indices read-only (429); they become writable by themselves when there is room.
+# So may an administrator, for as long as that takes (403).
 _BLOCKED: Final = "cluster_block_exception"
 
 
@@ -207,9 +208,9 @@ class ElasticsearchSearch:
         if kind == "index_not_found_exception":
             return Refused(f"search has no index {self._index}: `lern migrate --create-index` creates it")
         if kind == _BLOCKED:
-            return Transient(f"search does not take writes to {self._index} at the moment: {reason}")
+            return Overloaded("search", f"{self._index} is read-only ({reason})")
         if status == _TOO_MANY:
-            return Transient(f"search has too much to do (429): {reason}")
+            return Overloaded("search", f"429 {reason}")
         if status in _AWAY:
             return Unreachable("search", f"{status} {reason}")
         if status in {401, 403}:

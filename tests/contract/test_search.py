@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.errors import LernError, Overloaded, Refused, Transient, Unreachable
 from lern.search import Search, Update
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.search.sql import StoreSearch
@@ -135,9 +135,10 @@ def test_what_was_written_just_now_is_found(search: Search) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind", "reason"),
     [
-        (429, {"error": {"type": "circuit_breaking_exception", "reason": "too large"}}, Transient, "too much to do"),
+        (429, {"error": {"type": "circuit_breaking_exception", "reason": "too large"}}, Overloaded, "429 too large"),
         (503, {"error": {"type": "no_shard_available_action_exception", "reason": ""}}, Unreachable, "503"),
-        (403, {"error": {"type": "cluster_block_exception", "reason": "read-only"}}, Transient, "does not take writes"),
+        (403, {"error": {"type": "cluster_block_exception", "reason": "read-only"}}, Overloaded, "is read-only"),
+        (400, {"error": {"type": "index_closed_exception", "reason": "closed"}}, Transient, "closed"),
         (403, {"error": {"type": "security_exception", "reason": "no"}}, Refused, "does not let us"),
         (404, {"error": {"type": "index_not_found_exception", "reason": "no"}}, Refused, "lern migrate --create-index"),
     ],

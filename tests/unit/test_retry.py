@@ -4,13 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lern.errors import BadRow, Busy, LockLost, Refused, Stopping, Transient, Unreachable, Unsettled, WorkerLost
+from lern.errors import (
+    BadRow,
+    Busy,
+    LockLost,
+    Overloaded,
+    Refused,
+    Stopping,
+    Transient,
+    Unreachable,
+    Unsettled,
+    WorkerLost,
+)
 from lern.retry import GiveUp, Retry, RetryPolicy, Wait
 
 POLICY = RetryPolicy(attempts=3, base=1.0, cap=10.0)
 
 
-@pytest.mark.parametrize("error", [Busy("user asha is held"), Unreachable("store", "refused")])
+@pytest.mark.parametrize(
+    "error", [Busy("user asha is held"), Unreachable("store", "refused"), Overloaded("search", "429")]
+)
 def test_what_is_waited_for_uses_up_no_attempt(error: Exception) -> None:
     assert isinstance(POLICY.decide(error, attempt=99, waited=0, chance=0.5), Wait)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lern.search import Search
 from lern.search.elasticsearch import ElasticsearchSearch
+from lern.store.base import Store
 from lern.store.cassandra import CassandraStore
 from lern.store.tables import COURSE_BATCH
 from tests.acceptance.place import Place
@@ -55,20 +57,22 @@ def servers(cassandra: Server, elasticsearch: Server, keyspace: str) -> Servers:
 @pytest.fixture
 def make_world(tmp_path: Path, own_redis: RedisServer) -> Iterator[MakeWorld]:
     """Makes a world with the settings given; what it leaves in servers goes with it."""
-    made: list[World] = []
+    made: list[tuple[World, Store, Search]] = []
 
     def make(**settings: str) -> World:
         place = Place.at(tmp_path / str(len(made)), own_redis.url, **settings)
         place.services.ledger.migrate()
         if "STORE_URL" not in settings:
             place.services.store.create()
-        made.append(World(place))
-        made[-1].search.create()
-        return made[-1]
+        world = World(place)
+        # As they are now: tests put others in their places.
+        made.append((world, world.services.store, world.search))
+        world.search.create()
+        return world
 
     yield make
-    for world in made:
-        _empty(world)
+    for world, store, search in made:
+        _empty(store, search)
         world.place.close()
 
 
@@ -86,8 +90,7 @@ def server_world(make_world: MakeWorld, servers: Servers) -> World:
     return make_world(**servers.settings)
 
 
-def _empty(world: World) -> None:
-    store, search = world.services.store, world.search
+def _empty(store: Store, search: Search) -> None:
     if isinstance(store, CassandraStore):
         connected = store._sessions.connected()
         connected.execute(f"TRUNCATE {connected.place.keyspace}.{COURSE_BATCH.name}")

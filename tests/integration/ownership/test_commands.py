@@ -147,4 +147,5 @@ def test_an_index_that_takes_no_writes_is_named(commands: Commands, services: Se
     assert isinstance(search, ElasticsearchSearch)
     search._client.indices.put_settings(index=INDEX, settings={"index.blocks.read_only_allow_delete": True})
     said = commands.fails(1, "ownership", "check", SOURCE, "--repair")
-    assert said.startswith(f"lern: search does not take writes to {INDEX} at the moment: ")
+    assert said.startswith(f"lern: search takes no more work at the moment: {INDEX} is read-only ")
+    assert "flood-stage" in said

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+from elasticsearch import ApiError
 from elasticsearch import ConnectionError as NoConnectionError
 
 from lern.search.elasticsearch import ElasticsearchSearch
@@ -218,16 +219,35 @@ def test_while_cassandra_is_down_the_run_waits(server_world: World, servers: Ser
     world.agree([batch(1)])
 
 
-def test_an_index_that_is_read_only_is_tried_again(server_world: World) -> None:
-    world = server_world
-    world.load([batch(1)])
-    client(world).indices.put_settings(index=INDEX, settings={"index.blocks.write": True})
-    run = world.transfer()
-    assert (run.state, run.reason) == ("waiting", "TRANSIENT")
-    assert "does not take writes to course-batch at the moment" in (run.error or "")
-    client(world).indices.put_settings(index=INDEX, settings={"index.blocks.write": None})
-    assert world.place.carry_out(run.id).state == "succeeded"
-    world.agree([batch(1)])
+@pytest.mark.parametrize(("block", "status"), [("read_only_allow_delete", 429), ("write", 403)])
+def test_while_an_index_is_read_only_the_run_waits_and_uses_up_no_attempt(
+    make_world: MakeWorld, servers: Servers, block: str, status: int
+) -> None:
+    """In the middle: some documents have followed by then. The first block is what a nearly full disk brings."""
+    world = make_world(**servers.settings, CHUNK_ROWS="10", MAX_ATTEMPTS="2")
+    rows = [batch(number) for number in range(30)]
+    world.load(rows)
+    server = client(world)
+
+    def set_block(value: str | None) -> None:
+        server.indices.put_settings(index=INDEX, settings={f"index.blocks.{block}": value})
+
+    beside(world, "search", "update", lambda: set_block("true"), after=True)
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    for _ in range(3):
+        assert isinstance(world.place.step(run_id), Aside)
+    with pytest.raises(ApiError) as refused:
+        server.index(index=INDEX, id="another", document={})
+    assert refused.value.status_code == status
+    waiting = world.place.run(run_id)
+    assert (waiting.state, waiting.reason, waiting.attempts) == ("waiting", "OVERLOADED", 0)
+    assert "search takes no more work at the moment: course-batch is read-only" in (waiting.error or "")
+    creators = [world.document(row).fields["createdBy"] for row in rows]
+    assert (creators.count(TARGET), creators.count(SOURCE)) == (10, 20)
+    set_block(None)
+    assert world.place.carry_out(run_id).state == "succeeded"
+    world.agree(rows)
 
 
 def test_without_the_index_nothing_is_written_and_the_reason_is_said(server_world: World) -> None:
