@@ -40,7 +40,9 @@ LOCK_WAIT_SECONDS: Final = Histogram(
     "lern_lock_wait_seconds", "Time that a step waited in place for its users.", ["step"], buckets=_LOCK_SECONDS
 )
 ROWS: Final = Counter(
-    "lern_rows", "Learner rows by what a step did: read, copied, merged, left, deleted.", ["table", "outcome"]
+    "lern_rows",
+    "Learner rows and course batches by what a step did: read, copied, merged, left, deleted, transferred ...",
+    ["table", "outcome"],
 )
 EVENTS: Final = Counter("lern_events", "Events taken in, by what became of them.", ["topic", "outcome"])
 DEAD_LETTERS: Final = Counter("lern_dead_letters", "Events that can never become a run, by reason.", ["topic", "code"])

@@ -7,7 +7,7 @@ has changed hands, and which would no longer be found, is known to the step afte
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from lern import chunks, events, metrics
@@ -16,10 +16,12 @@ from lern.errors import Refused, Unsettled
 from lern.lms import LmsSearch
 from lern.ownership import Finder, Follower, finding
 from lern.services import Services
-from lern.store.tables import COURSE_BATCH, Key
 from lern.users import check_transfer
 from tasks.app import step_task
 from tasks.step import Result, Work
+
+if TYPE_CHECKING:
+    from lern.store.tables import Key
 
 BATCHES: Final = "ownership.batches"
 SEARCH: Final = "ownership.search"
@@ -54,7 +56,6 @@ def batches(work: Work) -> Result:
         work.warnings.append("lms-service finds no more than 10,000 batches; the others were found in the database")
     counts, warnings = services.ledger.tally(work.run.id, work.step)
     work.warnings.extend(warnings)
-    metrics.rows_done(COURSE_BATCH.name, counts)
     return {"batches": 0, **counts, "documents_without_batch": len(finder.orphans)}
 
 

@@ -77,13 +77,14 @@ class OwnershipChunk:
         self._swap(store, guard, {entry.key: entry.before for entry in self.entries if entry.before is not None})
         self.settle(store, guard)
         mine = [roles(entry.before, self.source) for entry in self.entries if entry.before is not None]
-        return Carried(
-            {
-                "batches": len(self.entries),
-                "created": sum("creator" in found for found in mine),
-                "mentored": sum("mentor" in found for found in mine),
-            }
-        )
+        counts = {
+            "batches": len(self.entries),
+            "created": sum("creator" in found for found in mine),
+            "mentored": sum("mentor" in found for found in mine),
+        }
+        # A batch that only its document gives to the source is read, and left as it is.
+        rows = {"read": len(self.entries), "transferred": sum(map(bool, mine))}
+        return Carried(counts, rows={COURSE_BATCH.name: rows})
 
     def settle(self, store: Store, guard: Callable[[], None]) -> int:
         """Bring the batches to where they belong; give how many changes that took.

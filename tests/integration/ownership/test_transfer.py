@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from prometheus_client import REGISTRY
 
 import tasks.undo  # noqa: F401 - the step that an undo consists of
 from lern import undo
@@ -46,6 +47,26 @@ def test_thousands_of_batches_all_change_hands(world: World) -> None:
     world.agree([*created, *mentored])
     counts = world.result(run, "ownership.batches")
     assert (counts["batches"], counts["created"], counts["mentored"]) == (1_800, 1_000, 1_000)
+
+
+def test_batches_that_change_hands_are_counted_for_the_metrics(server_world: World) -> None:
+    def counted() -> dict[str, float]:
+        return {
+            outcome: REGISTRY.get_sample_value("lern_rows_total", {"table": "course_batch", "outcome": outcome}) or 0.0
+            for outcome in ("read", "transferred", "restored")
+        }
+
+    world = server_world
+    lags = batch(3, createdby=OTHER)
+    world.load([batch(1, mentors=[SOURCE]), batch(2), lags])
+    world.search.insert([document({**lags, "createdby": SOURCE})])
+    before = counted()
+    run = world.succeed()
+    after = counted()
+    assert {name: after[name] - before[name] for name in after} == {"read": 3, "transferred": 2, "restored": 0}
+    entered = undo.request(world.services.ledger, run.id, now_ms())
+    assert world.place.carry_out(entered.run_id).state == "succeeded"
+    assert counted()["restored"] - before["restored"] == 2
 
 
 def test_a_second_transfer_finds_nothing_to_do(world: World) -> None:
