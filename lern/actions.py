@@ -6,14 +6,20 @@ What is killed or loses the broker in between is in the ledger, and sent by the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from lern import events
 from lern import undo as undoing
 from lern.client import Chain
 from lern.errors import Refused, Unreachable
 from lern.ledger import DeadLetter, Pending, Run
 from lern.ledger.audit import Act
+from lern.ledger.records import AuditEntry
 from lern.mirror import RunState
 from lern.services import Services
+
+# What a worker writes into a letter's audit when it becomes no run this time either; the reason is the detail.
+REFUSED_AGAIN: Final = "refused again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,14 @@ class Started:
 
     run: Run
     sent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A dead letter, as it stood, that is to be taken in again. `since`: the last entry of its audit before that."""
+
+    letter: DeadLetter
+    since: int
 
 
 def retry(parts: Services, run_id: str, who: str, now: int, step: str | None = None) -> Started:
@@ -75,23 +89,45 @@ def send(parts: Services, runs: Sequence[Run]) -> list[Started]:
     return [Started(run) for run in runs]
 
 
-def replay(parts: Services, dead_id: int, who: str) -> DeadLetter:
-    """Have a dead letter taken in again; a worker does it, once, and marks it. Raises `Refused`, `Unreachable`.
+def replay(parts: Services, dead_id: int, who: str, corrected: bytes | None = None) -> Asked:
+    """Have a dead letter taken in again, or an event that was made of it; a worker does it, once, and marks it.
 
-    Gives the letter as it stood. Sent again before a worker has come to it, it is still taken in once.
+    `became` tells what has come of it. Raises `Refused`, `Unreachable`. Sent again before a worker has come to it,
+    it is still taken in once.
     """
     letter = parts.ledger.dead_letter(dead_id)
     if letter is None:
         raise Refused(f"there is no dead letter {dead_id}")
     if letter.state != "open":
         raise Refused(f"dead letter {dead_id} was replayed already, as run {letter.run_id}")
-    parts.queue.send_replay(dead_id, who)
-    return letter
+    if corrected is not None:
+        _require_json(corrected)
+    done = parts.ledger.audit_of_dead(dead_id)
+    parts.queue.send_replay(dead_id, who, corrected)
+    return Asked(letter, done[-1].id if done else 0)
 
 
-def refused_again(before: DeadLetter, after: DeadLetter) -> bool:
-    """Whether a replayed letter has become a dead letter once more."""
-    return after.state == "open" and after.last_at != before.last_at
+def became(parts: Services, asked: Asked) -> DeadLetter | None:
+    """Give a letter that was taken in again, None while no worker has come to it. Raises `Refused` with the reason."""
+    letter = parts.ledger.dead_letter(asked.letter.id)
+    if letter is None or letter.state == "replayed":
+        return letter or asked.letter
+    if (entry := refused_since(parts.ledger.audit_of_dead(letter.id), asked.since)) is not None:
+        raise Refused(f"it was refused again: {entry.detail}")
+    return None
+
+
+def refused_since(done: Sequence[AuditEntry], since: int) -> AuditEntry | None:
+    """Find among what was done about a letter that it was refused again, after entry `since`."""
+    return next((entry for entry in reversed(done) if entry.id > since and entry.action == REFUSED_AGAIN), None)
+
+
+def _require_json(event: bytes) -> None:
+    """Refuse at once what is no event whatever it is about; the rest is the worker's to judge."""
+    try:
+        events.parse(event)
+    except events.BadEvent as bad:
+        raise Refused(f"this is no event: {bad}") from bad
 
 
 def _run(parts: Services, run_id: str) -> Run:

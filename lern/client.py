@@ -117,9 +117,11 @@ class Queue:
             )
         )
 
-    def send_replay(self, dead_id: int, who: str) -> None:
-        """Have a dead letter taken in again by a worker, in somebody's name."""
-        self._send(lambda: self.app.send_task(REPLAY, args=[dead_id, who], queue=self.name, headers=_sent()))
+    def send_replay(self, dead_id: int, who: str, corrected: bytes | None = None) -> None:
+        """Have a dead letter taken in again by a worker, in somebody's name, or this event (UTF-8) in its place."""
+        # A worker of the version before knows the first two.
+        more = () if corrected is None else (corrected.decode("utf-8"),)
+        self._send(lambda: self.app.send_task(REPLAY, args=[dead_id, who, *more], queue=self.name, headers=_sent()))
 
     def _send(self, call: Callable[[], object]) -> None:
         from kombu.exceptions import BatchPublishError, OperationalError

@@ -1,5 +1,6 @@
 """`lern dead list|show|replay`."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,18 +10,17 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from lern import events
+from lern import actions
 from lern.cli import console
 from lern.cli.options import AsJson, Limit, Wait, existing
 from lern.cli.problems import WrongUse
 from lern.cli.run_page import pretty
 from lern.cli.runs import ledger_of
 from lern.cli.stack import stack
-from lern.cli.waiting import PAUSE, has_worker, now_ms, require_success, wait_for, whoami
+from lern.cli.waiting import PAUSE, has_worker, require_success, wait_for, whoami
 from lern.errors import Refused
 from lern.ledger import DeadLetter, Ledger
 from lern.ledger.records import DeadState
-from lern.mirror import RunState
 from lern.services import Services
 from lern.settings import Settings
 
@@ -129,50 +129,35 @@ def replay(
     With the embedded default, and no worker at work, the run is carried out here and now.
     """
     settings = Settings.load()
+    corrected = None if file is None else existing(file).read_bytes().strip()
     with stack(settings) as running:
         parts = Services(running.settings)
-        letter = _letter(parts.ledger, dead_id)
-        if letter.state != "open":
-            raise Refused(f"dead letter {dead_id} was replayed already")
-        value = letter.value if file is None else existing(file).read_bytes().strip()
-        run_id = _run_id(value)
         ours = settings.embedded_redis and not has_worker(parts)
+        asked = actions.replay(parts, dead_id, whoami(), corrected)
         if ours:
             running.start_worker()
-        # What an earlier refusal left here must not be taken for the answer.
-        parts.mirror.show(run_id, RunState("queued"))
-        parts.queue.send_intake(value, letter.topic or None, run_id)
-        taken = _taken_in(parts, run_id, running.check)
-        # Marked last: killed in between it is replayed again, which is the same run.
-        parts.ledger.replayed(dead_id, now_ms(), whoami(), run_id)
-        typer.echo(run_id)
-        if wait or (ours and taken):
-            require_success(wait_for(parts, run_id, running.check))
-    if not taken:
-        console.remark("sent, but no worker has taken it in yet")
+        letter = _became(parts, asked, running.check, patience=math.inf if wait else PATIENCE)
+        if letter is None or letter.run_id is None:
+            console.remark("sent, but no worker has taken it in yet")
+            return
+        typer.echo(letter.run_id)
+        if wait or ours:
+            require_success(wait_for(parts, letter.run_id, running.check))
 
 
-def _taken_in(parts: Services, run_id: str, check: Callable[[], None]) -> bool:
-    """Wait until a worker has made a run of it; False if none has for a while. Raises `Refused`."""
-    deadline = time.monotonic() + PATIENCE
+def _became(parts: Services, asked: actions.Asked, check: Callable[[], None], patience: float) -> DeadLetter | None:
+    """Wait until a worker has made a run of it; None if none has for so long (s). Raises `Refused`."""
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if parts.ledger.peek(run_id) is not None:
-            return True
-        seen = parts.mirror.seen(run_id)
-        if seen is not None and seen.state == "failed":
-            raise Refused(f"it was refused again: {seen.reason}")
+        try:
+            letter = actions.became(parts, asked)
+        except Refused as refused:
+            raise Refused(f"{refused}; --file takes a corrected event in its place") from refused
+        if letter is not None:
+            return letter
         check()
         time.sleep(PAUSE)
-    return False
-
-
-def _run_id(value: bytes) -> str:
-    """Give the id of the run that an event would become. Raises `WrongUse` for one that can be none."""
-    try:
-        wanted = events.merge(events.parse(value))
-    except events.BadEvent as bad:
-        raise WrongUse(f"this would be a dead letter again: {bad}; give the corrected event with --file") from bad
-    return events.run_id("merge", value, wanted.mid, (wanted.source, wanted.target))
+    return None
 
 
 def _letter(ledger: Ledger, dead_id: int) -> DeadLetter:

@@ -4,7 +4,6 @@
 for who may only look, 404 for what is not there, 409 with the reason for what the state does not allow.
 """
 
-import asyncio
 import base64
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,15 @@ from tornado.web import HTTPError
 
 from lern import actions
 from lern.errors import Refused
+from lern.events import to_bytes
 from lern.flower.chosen import BadChoice, Chosen, cursor, written
+from lern.flower.dead import became
 from lern.flower.page import Page, link, now_ms
 from lern.ledger import RunDetail
 from lern.ledger.records import DeadState
 
 MOST: Final = 1_000
-PATIENCE: Final = 5.0
 SCRIPT: Final = "API token"
-_PAUSE: Final = 0.1
 _DEAD: Final[dict[str, DeadState]] = {"open": "open", "replayed": "replayed"}
 
 
@@ -77,6 +76,18 @@ class Api(Page):
             raise HTTPError(400, f"unknown: {', '.join(unknown)}; known: {', '.join(names)}".replace("%", "%%"))
         return {name: self.one(name) for name in names}
 
+    def body(self, *names: str) -> Mapping[str, Any]:
+        """Read a body of JSON, an object with these names at most; a form's token is none of it."""
+        if not self.request.headers.get("Content-Type", "").startswith("application/json"):
+            return {}
+        try:
+            body = json.loads(self.request.body or b"{}")
+        except ValueError:
+            raise HTTPError(400, "the body is no JSON") from None
+        if not isinstance(body, dict) or body.keys() - set(names):
+            raise HTTPError(400, f"the body: an object with {', '.join(names)} at most was expected")
+        return body
+
     def following(self, place: str | None) -> None:
         """Say where the next page is."""
         if place is not None:
@@ -109,7 +120,7 @@ class RunApi(Api):
     async def post(self, run_id: str, act: str) -> None:
         """Retry a run (`{"step": …}`: from that step on), or undo it; answers with the run that was set going."""
         await self._known(run_id)
-        step = self._body().get("step")
+        step = self.body("step").get("step")
         if step is not None and not isinstance(step, str):
             raise HTTPError(400, "step: a text was expected")
         try:
@@ -130,18 +141,6 @@ class RunApi(Api):
         if detail is None:
             raise HTTPError(404, f"there is no run {run_id}".replace("%", "%%"))
         return detail
-
-    def _body(self) -> Mapping[str, Any]:
-        """Read a body of JSON; a form's token is none of it."""
-        if not self.request.headers.get("Content-Type", "").startswith("application/json"):
-            return {}
-        try:
-            body = json.loads(self.request.body or b"{}")
-        except ValueError:
-            raise HTTPError(400, "the body is no JSON") from None
-        if not isinstance(body, dict) or body.keys() - {"step"}:
-            raise HTTPError(400, 'the body: {} or {"step": …} was expected')
-        return body
 
 
 class DeadApi(Api):
@@ -180,28 +179,22 @@ class ReplayApi(Api):
     """`POST /api/lern/dead/<id>/replay`."""
 
     async def post(self, dead_id: str) -> None:
-        """Replay a dead letter, and wait a little for what becomes of it.
+        """Replay a dead letter (`{"event": …}`: this event in its place), and wait a little for what becomes of it.
 
         200 with the letter and its run's id; 202 if no worker has come to it yet; 409 if it is refused again.
         """
         known = await self.ask(self.ledger.dead_letter, int(dead_id[:18]))
         if known is None:
             raise HTTPError(404, f"there is no dead letter {dead_id}")
+        event = self.body("event").get("event")
+        corrected = None if event is None else event.encode() if isinstance(event, str) else to_bytes(event)
         try:
-            before = await self.ask(actions.replay, self.parts, known.id, self.who)
+            asked = await self.ask(actions.replay, self.parts, known.id, self.who, corrected)
+            letter = await became(self, asked)
         except Refused as refused:
             self.answer({"error": str(refused)}, 409)
             return
-        for _ in range(round(PATIENCE / _PAUSE)):
-            after = await self.ask(self.ledger.dead_letter, known.id)
-            if after is None or after.state == "replayed":
-                self.answer(asdict(after or before))
-                return
-            if actions.refused_again(before, after):
-                self.answer({"error": f"it was refused again: {after.reason}"}, 409)
-                return
-            await asyncio.sleep(_PAUSE)
-        self.answer(asdict(before), 202)
+        self.answer(asdict(letter or asked.letter), 200 if letter is not None else 202)
 
 
 def record(detail: RunDetail) -> dict[str, Any]:

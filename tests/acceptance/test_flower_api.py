@@ -126,7 +126,8 @@ def test_a_dead_letter_is_replayed_once_and_says_what_became_of_it(flower: Site)
     flower.until(taken.json()["run_id"], "succeeded")
     assert flower.api("POST", f"/dead/{letter['id']}/replay").status_code == 409
     assert flower.api("POST", "/dead/999/replay").status_code == 404
-    [noted] = flower.place.services.ledger.audit_of_dead(letter["id"])
+    *refusals, noted = flower.place.services.ledger.audit_of_dead(letter["id"])
+    assert {(entry.action, "already merged" in (entry.detail or "")) for entry in refusals} == {("refused again", True)}
     assert (noted.who, noted.action, noted.run_id) == ("API token", "replay", taken.json()["run_id"])
 
 
