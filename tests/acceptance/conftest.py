@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from lern.embedded import EmbeddedRedis
+from tests.acceptance.browsing import DESK, chromium
 from tests.acceptance.place import Place
 from tests.acceptance.workers import BRISK, Workers, workers_of
 from tests.servers.redis import RedisServer
@@ -56,3 +58,23 @@ def workers(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Worker
         with workers_of(place) as made:
             yield made
         place.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser, of which every test has a window of its own."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window of a desk's size. Nothing that others have written may run in it, and our own must not fail."""
+    context = browser.new_context(viewport=DESK)  # type: ignore[arg-type]
+    made = context.new_page()
+    errors: list[str] = []
+    made.on("pageerror", lambda error: errors.append(str(error)))
+    yield made
+    assert made.evaluate("window.bad") is None
+    context.close()
+    assert errors == []

@@ -50,9 +50,13 @@ class Site:
             worker.terminate()
             worker.kill()
 
+    def choose_port(self) -> None:
+        """Choose where Flower will be, for those who must know that before it starts."""
+        self.port = self.port or _free_port()
+
     def start_flower(self, *options: str) -> None:
         """Start Flower, and return when it answers."""
-        self.port = self.port or _free_port()
+        self.choose_port()
         self._flower = self._start(sys.executable, "-m", "lern.flower", f"--port={self.port}", *options)
         deadline = time.monotonic() + PATIENCE
         while not self._answers():

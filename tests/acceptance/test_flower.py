@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.acceptance.browsing import DESK, PHONE, chromium
+from tests.acceptance.browsing import DESK, PHONE
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.site import Site, site
@@ -17,24 +17,6 @@ from tests.accounts import RELATIONS, two_accounts
 from tests.servers.postgres import PostgresServer
 
 SCRIPT = "<script>window.bad=1</script><img src=x onerror=window.bad=1>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport=DESK)  # type: ignore[arg-type]
-    made = context.new_page()
-    errors: list[str] = []
-    made.on("pageerror", lambda error: errors.append(str(error)))
-    yield made
-    assert made.evaluate("window.bad") is None
-    context.close()
-    assert errors == []
 
 
 @pytest.fixture
