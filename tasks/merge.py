@@ -254,7 +254,7 @@ def _legacy(work: Work) -> bool:
 
 def _counted(work: Work) -> dict[str, Any]:
     """Add up what the marked chunks of this step came to, whichever attempt carried them out."""
-    counts, warnings = work.services.ledger.tally(work.run.id, work.step)
+    counts, warnings = work.tally()
     work.warnings.extend(warnings)
     return counts
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from lern import chunks, events, metrics
-from lern.chunks import Chunk
+from lern.chunks import Carried, Chunk
 from lern.errors import Busy, LernError, Unreachable, WorkerLost
 from lern.ledger import Chunk as SavedChunk
 from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
@@ -74,6 +74,19 @@ Outcome = Done | Ended | Aside | Failed
 
 
 @dataclass
+class Tally:
+    """What the chunks that one execution has carried out add up to."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def add(self, carried: Carried) -> None:
+        """Add one chunk's counts and warnings."""
+        self.counts.update(carried.counts)
+        self.warnings.update(dict.fromkeys(carried.warnings))
+
+
+@dataclass
 class Work:
     """What a step's body has in hand while it holds its users."""
 
@@ -82,8 +95,12 @@ class Work:
     step: str
     target: str
     held: Held
+    # Nobody has begun this step before: what the ledger has of it is what we gave it, and need not be asked for.
+    first: bool
     warnings: list[str] = field(default_factory=list)
+    announced: bool = False
     _last_number: int | None = None
+    _tally: Tally = field(default_factory=Tally)
 
     @property
     def source(self) -> str:
@@ -109,7 +126,7 @@ class Work:
         """Journal a chunk with its events, carry it out and mark it. Without a number it gets the next one."""
         saved = self.plan(kind, chunk, scope, outgoing, number)
         # Somebody may have been there first; then that chunk counts, and ours was never written down.
-        self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload))
+        self._tally.add(self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload)))
 
     def plan(
         self,
@@ -133,19 +150,28 @@ class Work:
             payload=chunk.to_payload(),
             scope=scope,
         )
-        return ledger.journal(new, outgoing, now_ms(), token=self.held.token)
+        saved = ledger.journal(new, outgoing, now_ms(), token=self.held.token)
+        self.first = self.first and saved.new
+        self.announced = self.announced or bool(outgoing)
+        return saved
 
     def carry_out_planned(self) -> None:
         """Carry out the chunks of this step that are not marked yet, a few at a time in memory."""
         for saved in self.services.ledger.chunks(self.run.id, self.step):
             if saved.state == "open":
                 self.go_on()
-                self._carry_out(saved.id, chunks.read(saved.kind, saved.payload))
+                self._tally.add(self._carry_out(saved.id, chunks.read(saved.kind, saved.payload)))
+
+    def tally(self) -> tuple[dict[str, int], list[str]]:
+        """Add up the counts of the step's chunks, whichever attempt carried them out, and list their warnings."""
+        if self.first:
+            return dict(self._tally.counts), list(self._tally.warnings)
+        return self.services.ledger.tally(self.run.id, self.step)
 
     def _next_number(self) -> int:
-        """Count chunks: only the first time is the ledger asked, since nobody else journals for this step now."""
+        """Count chunks: the ledger is asked once at most, since nobody else journals for this step now."""
         if self._last_number is None:
-            self._last_number = self.services.ledger.next_number(self.run.id, self.step) - 1
+            self._last_number = 0 if self.first else self.services.ledger.next_number(self.run.id, self.step) - 1
         self._last_number += 1
         return self._last_number
 
@@ -165,7 +191,7 @@ class Work:
         """Everybody whom the step holds."""
         return self.held.users
 
-    def _carry_out(self, chunk_id: int, chunk: Chunk) -> None:
+    def _carry_out(self, chunk_id: int, chunk: Chunk) -> Carried:
         carried = chunk.carry_out(self.services.store, self.guard)
         for table, counts in carried.rows.items():
             metrics.rows_done(table, counts)
@@ -173,6 +199,7 @@ class Work:
         self.services.ledger.mark(
             chunk_id, {**carried.counts, "warnings": list(carried.warnings)}, carried.contributed, now_ms()
         )
+        return carried
 
 
 Body = Callable[[Work], Result]
@@ -233,13 +260,14 @@ def _carry_on(
         raise WorkerLost(f"workers died {beginning.lost} times in this step")
     if beginning.run.position == 0:
         _show(services, run.id, RunState("running", name))
-    work = Work(services, beginning.run, name, concerned.final, held)
+    work = Work(services, beginning.run, name, concerned.final, held, beginning.first)
     if concerned.unfinished:
         work.roll_forward()
     result = body(work)
     if work.warnings:
         result["warnings"] = work.warnings
-    deliver(services, run.id)
+    if work.announced or not work.first:
+        deliver(services, run.id)
     held.check()
     is_last = name == run.steps[-1]
     following = ledger.finish(run.id, name, generation, token, result, now_ms(), durable=is_last)

@@ -26,7 +26,7 @@ def undo(work: Work) -> Result:
             work.journal(KIND, UndoChunk.of(chunks.read(saved.kind, saved.payload)), number=saved.id)
     # The documents of batches follow the database, here as in the transfer.
     documents = Plan(work.services, original).follow(work)["documents"]
-    counts, warnings = ledger.tally(work.run.id, work.step)
+    counts, warnings = work.tally()
     work.warnings.extend(warnings)
     sent = ledger.delivered_mids(original)
     if sent:

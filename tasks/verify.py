@@ -26,6 +26,6 @@ def verify(work: Work) -> Result:
         again = chunk.taken_back(store)
         if again is not None:
             work.journal(KIND, again, again.scope({}))
-    counts, warnings = ledger.tally(work.run.id, work.step)
+    counts, warnings = work.tally()
     work.warnings.extend(warnings)
     return {**counts, **({"moved_on": moved_on} if moved_on else {})}

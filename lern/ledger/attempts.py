@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from lern.ledger.prepared import Prepared
 from lern.ledger.records import Attempt, Json, Outcome, Run, safe, text_of
 from lern.ledger.schema import attempts
 
-_ADD: Final = attempts.insert()
+_ADD: Final = Prepared(attempts.insert())
 _OF_RUN: Final = (
     sa.select(
         attempts.c.step,
@@ -44,21 +45,19 @@ def add(
     result: Json | None = None,
 ) -> None:
     """Note how the execution that holds the run's current step has ended. `run` as it stood before that."""
-    connection.execute(
-        _ADD,
-        {
-            "run_id": run.id,
-            "step": run.step,
-            "generation": run.generation,
-            "number": run.attempts + 1,
-            "token": run.token,
-            "started_at": run.started_at,
-            "ended_at": now,
-            "outcome": outcome,
-            "reason": reason,
-            "error": safe(error),
-            "result": None if result is None else text_of(result),
-        },
+    _ADD.run(
+        connection,
+        run_id=run.id,
+        step=run.step,
+        generation=run.generation,
+        number=run.attempts + 1,
+        token=run.token,
+        started_at=run.started_at,
+        ended_at=now,
+        outcome=outcome,
+        reason=reason,
+        error=safe(error),
+        result=None if result is None else text_of(result),
     )
 
 

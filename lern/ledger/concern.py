@@ -8,15 +8,25 @@ import sqlalchemy as sa
 
 from lern.ledger.database import Database
 from lern.ledger.merged_accounts import follow, forwards_of
-from lern.ledger.schema import chunks
+from lern.ledger.prepared import Prepared
+from lern.ledger.schema import chunks, merged_accounts
 
 _USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
 # The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _IS_OPEN: Final = sa.text("state = 'open'")
 # Two small questions, because SQLite answers "source or target" by reading the whole table.
-_UNFINISHED: Final = sa.union_all(
-    sa.select(chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.source.in_(_USERS)),
-    sa.select(chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.target.in_(_USERS)),
+_UNFINISHED: Final = (
+    sa.select(sa.literal_column("0"), chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.source.in_(_USERS)),
+    sa.select(sa.literal_column("0"), chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.target.in_(_USERS)),
+)
+# Nearly no target was merged away, so that both are asked at once.
+_CONCERNED: Final = Prepared(
+    sa.union_all(
+        sa.select(sa.literal_column("1"), merged_accounts.c.source, merged_accounts.c.target).where(
+            merged_accounts.c.source == sa.bindparam("of_target")
+        ),
+        *_UNFINISHED,
+    )
 )
 
 
@@ -36,6 +46,9 @@ class Concern:
     def concerned(self, users: Collection[str], target: str) -> Concerned:
         """Say where `target` has gone, and whom the unfinished chunks of it and of `users` name."""
         with self._database.read() as connection:
-            final = follow(target, forwards_of(connection, (target,)))
-            rows = connection.execute(_UNFINISHED, {"users": sorted({*users, final})})
-            return Concerned(final, frozenset(user for row in rows for user in row))
+            rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, target}))
+            final = target
+            if any(is_merged for is_merged, *_ in rows):
+                final = follow(target, forwards_of(connection, (target,)))
+                rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, final}))
+            return Concerned(final, frozenset(user for is_merged, *pair in rows if not is_merged for user in pair))

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from lern.errors import LockLost
 from lern.ledger import contributed, outbox, runs
 from lern.ledger.database import Database
+from lern.ledger.prepared import Prepared
 from lern.ledger.records import Chunk, Contributions, NewChunk, packed, text_of, unpacked
 from lern.ledger.schema import chunks
 from lern.outgoing import OutgoingEvent
@@ -33,16 +34,18 @@ _COLUMNS: Final = (
     chunks.c.scope,
 )
 _COUNTS: Final = 8
-_ADD: Final = {
-    "sqlite": sqlite.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
-    "postgresql": postgresql.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
-}
+_ADD: Final = Prepared(
+    {
+        "sqlite": sqlite.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
+        "postgresql": postgresql.insert(chunks).on_conflict_do_nothing(index_elements=_PLACE).returning(chunks.c.id),
+    }
+)
 _AT: Final = sa.select(*_COLUMNS).where(
     chunks.c.run_id == sa.bindparam("run_id"),
     chunks.c.step == sa.bindparam("step"),
     chunks.c.number == sa.bindparam("number"),
 )
-_MARK: Final = (
+_MARK: Final = Prepared(
     chunks.update()
     .where(chunks.c.id == sa.bindparam("chunk_id"), chunks.c.state == "open")
     .values(state="done", counts=sa.bindparam("new_counts"), ended_at=sa.bindparam("now"))
@@ -65,14 +68,29 @@ _OPEN: Final = (
     .order_by(chunks.c.id)
 )
 _ONE: Final = sa.select(*_COLUMNS).where(chunks.c.id == sa.bindparam("chunk_id"))
-_LAST: Final = sa.select(sa.func.max(chunks.c.number)).where(
-    chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
+_LAST: Final = Prepared(
+    sa.select(sa.func.max(chunks.c.number)).where(
+        chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step")
+    )
 )
-_COUNTED: Final = (
+_COUNTED: Final = Prepared(
     sa.select(chunks.c.counts)
     .where(chunks.c.run_id == sa.bindparam("run_id"), chunks.c.step == sa.bindparam("step"))
     .order_by(chunks.c.id)
 )
+
+
+def _scopes_of(column: "sa.Column[str]") -> Prepared:
+    return Prepared(
+        sa.select(chunks.c.id, chunks.c.scope)
+        .where(column == sa.bindparam("of"), chunks.c.scope.is_not(None), chunks.c.id > sa.bindparam("last"))
+        .order_by(chunks.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+
+
+_SCOPES_OF_RUN: Final = _scopes_of(chunks.c.run_id)
+_SCOPES_OF_SOURCE: Final = _scopes_of(chunks.c.source)
 
 # How many are in memory at once, packed: a payload may have some hundred kilobytes, a scope a few.
 _PAYLOADS: Final = 4
@@ -97,7 +115,7 @@ class Journal:
                 run = runs.lock(connection, chunk.run_id)
                 if run is None or (run.token, run.step) != (token, chunk.step):
                     raise LockLost(f"{chunk.step} was taken over by another worker")
-            chunk_id = connection.scalar(_ADD[connection.dialect.name], values)
+            chunk_id = _ADD.scalar(connection, **values)
             if chunk_id is None:
                 place = {name: values[name] for name in _PLACE}
                 return _chunk_of(connection.execute(_AT, place).one())
@@ -126,8 +144,7 @@ class Journal:
         whatever is given then.
         """
         with self._database.write() as connection:
-            named = {"chunk_id": chunk_id, "new_counts": text_of(dict(counts)), "now": now}
-            source = connection.scalar(_MARK, named)
+            source = _MARK.scalar(connection, chunk_id=chunk_id, new_counts=text_of(dict(counts)), now=now)
             if source is not None:
                 contributed.remember(connection, source, given)
 
@@ -151,7 +168,7 @@ class Journal:
     def next_number(self, run_id: str, step: str) -> int:
         """Give the number that the next chunk of a step is to have, from 1."""
         with self._database.read() as connection:
-            return int(connection.scalar(_LAST, {"run_id": run_id, "step": step}) or 0) + 1
+            return int(_LAST.scalar(connection, run_id=run_id, step=step) or 0) + 1
 
     def chunk(self, chunk_id: int) -> Chunk | None:
         """Give one chunk, None if there is none of this id."""
@@ -164,7 +181,7 @@ class Journal:
         total: Counter[str] = Counter()
         warnings: dict[str, None] = {}
         with self._database.read() as connection:
-            for (text,) in connection.execute(_COUNTED, {"run_id": run_id, "step": step}):
+            for (text,) in _COUNTED.all(connection, run_id=run_id, step=step):
                 counts = json.loads(text)
                 warnings.update(dict.fromkeys(counts.pop("warnings", ())))
                 total.update(counts)
@@ -172,21 +189,25 @@ class Journal:
 
     def scope_of_run(self, run_id: str) -> Iterator[Any]:
         """Give the scope of each chunk of a run, in order. In bounded memory; chunks without one are left out."""
-        return self._scopes(chunks.c.run_id == run_id)
+        return self._scopes(_SCOPES_OF_RUN, run_id)
 
     def scope_of_source(self, source: str) -> Iterator[Any]:
         """Give the scope of each chunk that ever moved rows away from an account, as `scope_of_run` does."""
-        return self._scopes(chunks.c.source == source)
+        return self._scopes(_SCOPES_OF_SOURCE, source)
 
     def contributed(self, source: str, table: str, identities: Sequence[Key]) -> dict[Key, dict[str, int]]:
         """Give what a source's rows have given to counters so far; rows that gave nothing are left out."""
         with self._database.read() as connection:
             return dict(contributed.read(connection, source, table, identities))
 
-    def _scopes(self, condition: sa.ColumnElement[bool]) -> Iterator[Any]:
-        query = sa.select(chunks.c.id, chunks.c.scope).where(condition, chunks.c.scope.is_not(None))
-        for row in self._paged(query.order_by(chunks.c.id), _SCOPES):
-            yield unpacked(row.scope)
+    def _scopes(self, statement: Prepared, of: str) -> Iterator[Any]:
+        last, is_full = 0, True
+        while is_full:
+            with self._database.read() as connection:
+                rows = statement.all(connection, of=of, last=last, limit=_SCOPES)
+            yield from (unpacked(scope) for _, scope in rows)
+            is_full = len(rows) == _SCOPES
+            last = rows[-1][0] if rows else last
 
     def _paged(self, query: "sa.Select[Any]", page: int, *, newest_first: bool = False) -> Iterator["sa.Row[Any]"]:
         """Read page by page, by id."""

@@ -1,12 +1,14 @@
 """Outgoing events: planned with the rows that they announce, delivered or not."""
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lern.ledger.database import Database
+from lern.ledger.prepared import Prepared
 from lern.ledger.schema import outbox
 from lern.outgoing import OutgoingEvent
 
@@ -17,15 +19,7 @@ _PLAN: Final = {
     "sqlite": sqlite.insert(outbox).on_conflict_do_nothing(index_elements=["mid"]),
     "postgresql": postgresql.insert(outbox).on_conflict_do_nothing(index_elements=["mid"]),
 }
-_UNDELIVERED: Final = (
-    sa.select(outbox.c.mid, outbox.c.topic, outbox.c.key, outbox.c.value)
-    .where(outbox.c.delivered_at.is_(None))
-    .order_by(outbox.c.sequence)
-    .limit(sa.bindparam("limit"))
-)
-_UNDELIVERED_OF_RUN: Final = _UNDELIVERED.where(outbox.c.run_id == sa.bindparam("run_id"))
-_UNDELIVERED_OF_STEP: Final = _UNDELIVERED_OF_RUN.where(outbox.c.step == sa.bindparam("step"))
-_DELIVERED: Final = (
+_DELIVERED: Final = Prepared(
     outbox.update().where(_MIDS, outbox.c.delivered_at.is_(None)).values(delivered_at=sa.bindparam("now"))
 )
 _GONE_OUT: Final = (
@@ -33,7 +27,7 @@ _GONE_OUT: Final = (
     .where(outbox.c.run_id == sa.bindparam("run_id"), outbox.c.delivered_at.is_not(None))
     .order_by(outbox.c.sequence)
 )
-_KNOWN: Final = sa.select(outbox.c.mid).where(_MIDS)
+_KNOWN: Final = Prepared(sa.select(outbox.c.mid).where(_MIDS))
 
 
 def plan(connection: sa.Connection, run_id: str, step: str, events: Sequence[OutgoingEvent], now: int) -> None:
@@ -56,6 +50,21 @@ def plan(connection: sa.Connection, run_id: str, step: str, events: Sequence[Out
         )
 
 
+@cache
+def _undelivered(*restrictions: str) -> Prepared:
+    conditions = {
+        "run_id": outbox.c.run_id == sa.bindparam("run_id"),
+        "step": outbox.c.step == sa.bindparam("step"),
+        "created_before": outbox.c.created_at < sa.bindparam("created_before"),
+    }
+    return Prepared(
+        sa.select(outbox.c.mid, outbox.c.topic, outbox.c.key, outbox.c.value)
+        .where(outbox.c.delivered_at.is_(None), *(conditions[name] for name in restrictions))
+        .order_by(outbox.c.sequence)
+        .limit(sa.bindparam("limit"))
+    )
+
+
 class Outbox:
     """The part of the ledger that knows what is to be sent."""
 
@@ -73,22 +82,17 @@ class Outbox:
         Of one step, of one run (`step` None), or of all (`run_id` None); of these, where `created_before`
         (ms) is given, those that were planned before it.
         """
-        statement, given = _UNDELIVERED, {}
-        if run_id is not None:
-            statement, given = _UNDELIVERED_OF_RUN, {"run_id": run_id}
-            if step is not None:
-                statement, given = _UNDELIVERED_OF_STEP, {"run_id": run_id, "step": step}
-        if created_before is not None:
-            statement = statement.where(outbox.c.created_at < created_before)
+        given = {"run_id": run_id, "step": None if run_id is None else step, "created_before": created_before}
+        restrictions = {name: value for name, value in given.items() if value is not None}
         with self._database.read() as connection:
-            rows = connection.execute(statement, {**given, "limit": limit})
-            return [OutgoingEvent(mid, topic, key, value) for mid, topic, key, value in rows]
+            rows = _undelivered(*restrictions).all(connection, **restrictions, limit=limit)
+        return [OutgoingEvent(*row) for row in rows]
 
     def delivered(self, mids: Collection[str], now: int) -> None:
         """Note that events have arrived. Noting it again changes nothing; an unknown mid is ignored."""
         if mids:
             with self._database.write() as connection:
-                connection.execute(_DELIVERED, {"mids": sorted(mids), "now": now})
+                _DELIVERED.run(connection, mids=sorted(mids), now=now)
 
     def delivered_mids(self, run_id: str) -> list[str]:
         """Give the message ids of a run's events that have gone out, in order."""
@@ -100,4 +104,4 @@ class Outbox:
         if not mids:
             return set()
         with self._database.read() as connection:
-            return set(connection.scalars(_KNOWN, {"mids": sorted(mids)}))
+            return {mid for (mid,) in _KNOWN.all(connection, mids=sorted(mids))}

@@ -220,11 +220,15 @@ class RunDetail:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The step is this token's now. `attempt` counts from 1 by the attempts that count."""
+    """The step is this token's now. `attempt` counts from 1 by the attempts that count.
+
+    `first`: nobody has ever begun this step of this run before, so that nothing of it is in journal or outbox.
+    """
 
     run: Run
     attempt: int
     lost: int
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import sqlalchemy as sa
 
 from lern.ledger import attempts, audit, merged_accounts
 from lern.ledger.database import Database
+from lern.ledger.prepared import Prepared
 from lern.ledger.records import Attempt, Run, RunDetail, RunState, Step
 from lern.ledger.schema import chunks, events, runs
 
-_ONE: Final = sa.select(runs).where(runs.c.id == sa.bindparam("run_id"))
-_LOCKED: Final = _ONE.with_for_update()
+_OF_ID: Final = sa.select(runs).where(runs.c.id == sa.bindparam("run_id"))
+_ONE: Final = Prepared(_OF_ID)
+_LOCKED: Final = Prepared(_OF_ID.with_for_update())
 # What is set follows from the names of the values that are given.
-_MOVE: Final = runs.update().where(runs.c.id == sa.bindparam("run_id"))
+_MOVE: Final = Prepared(runs.update().where(runs.c.id == sa.bindparam("run_id")))
 _EVENT: Final = sa.select(events.c.value).where(events.c.run_id == sa.bindparam("run_id"))
 _UNDOING: Final = sa.select(runs).where(runs.c.undo_of == sa.bindparam("run_id")).order_by(runs.c.number)
 _COUNTS: Final = sa.select(runs.c.state, sa.func.count()).group_by(runs.c.state)
@@ -64,19 +66,19 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def find(connection: sa.Connection, run_id: str) -> Run | None:
     """Read a run."""
-    row = connection.execute(_ONE, {"run_id": run_id}).first()
+    row = _ONE.first(connection, run_id=run_id)
     return None if row is None else run_of(row)
 
 
 def lock(connection: sa.Connection, run_id: str) -> Run | None:
     """Read a run, and let nobody else change it until the transaction ends."""
-    row = connection.execute(_LOCKED, {"run_id": run_id}).first()
+    row = _LOCKED.first(connection, run_id=run_id)
     return None if row is None else run_of(row)
 
 
 def move(connection: sa.Connection, run_id: str, now: int, **changes: object) -> None:
     """Set columns of a run that the transaction has locked."""
-    connection.execute(_MOVE, {"run_id": run_id, "updated_at": now, **changes})
+    _MOVE.run(connection, run_id=run_id, updated_at=now, **changes)
 
 
 def undoing(connection: sa.Connection, run_id: str) -> list[Run]:

@@ -170,8 +170,9 @@ def _take(connection: sa.Connection, run: Run, token: str, now: int, max_lost: i
     changes.update((name, value) for name, value in rest.items() if getattr(run, name) != value)
     runs.move(connection, run.id, now, **changes)
     taken = replace(run, updated_at=now, **changes)
-    kind = LostTooOften if taken.lost > max_lost else Started
-    return kind(taken, taken.attempts + 1, taken.lost)
+    if taken.lost > max_lost:
+        return LostTooOften(taken, taken.attempts + 1, taken.lost)
+    return Started(taken, taken.attempts + 1, taken.lost, first=run.started_at is None and run.generation == 1)
 
 
 def _holds(run: Run, step: str, generation: int, token: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from lern.errors import LockLost, Refused, SchemaMissing, Unreachable
-from lern.ledger import Ledger, NewDeadLetter, Started, database
+from lern.ledger import Ledger, NewDeadLetter, Started, database, prepared
 from lern.ledger.schema import HEAD, metadata
 from tests.contract.given_ledger import MAX_LOST, NOW, STEPS, begin, chunk, do, enter, event, fail, journal, merge, undo
 from tests.servers.postgres import PostgresServer
@@ -249,14 +249,18 @@ def _kill_at(ledger: Ledger, point: int) -> None:
         if next(points) == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    real = database._run
+    real_run, real_send = database._run, prepared._send
 
     def run(driver: Any, statement: str) -> None:
         here()
-        real(driver, statement)
+        real_run(driver, statement)
         here()
 
-    database._run = run
+    def send(driver: Any, text: str, parameters: Sequence[Any]) -> Any:
+        here()
+        return real_send(driver, text, parameters)
+
+    database._run, prepared._send = run, send
     sa.event.listen(ledger._database.engine, "before_cursor_execute", here)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lern.ledger import Ledger
+from lern.ledger import Ledger, prepared
 from tests.contract.given_ledger import NOW, STEPS, begin, chunk, do, enter, fail, journal, merge
 
 
@@ -98,19 +98,26 @@ class TestIndexes:
     """What is asked for often must not read the whole table: it grows for as long as runs are kept."""
 
     @pytest.fixture
-    def plans(self, ledger: Ledger) -> Iterator[list[str]]:
+    def plans(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         plans: list[str] = []
 
-        def explain(
-            connection: sa.Connection, _cursor: object, statement: str, parameters: Any, _context: object, _many: bool
-        ) -> None:
+        def explain(driver: Any, statement: str, parameters: Any) -> None:
             if statement.startswith("SELECT"):
-                driver: Any = connection.connection.dbapi_connection
                 plans.extend(row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
-        sa.event.listen(ledger._database.engine, "before_cursor_execute", explain)
+        def built(connection: sa.Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            explain(connection.connection.dbapi_connection, statement, parameters)
+
+        send = prepared._send
+
+        def sent(driver: Any, statement: str, parameters: Any) -> Any:
+            explain(driver, statement, parameters)
+            return send(driver, statement, parameters)
+
+        monkeypatch.setattr(prepared, "_send", sent)
+        sa.event.listen(ledger._database.engine, "before_cursor_execute", built)
         yield plans
-        sa.event.remove(ledger._database.engine, "before_cursor_execute", explain)
+        sa.event.remove(ledger._database.engine, "before_cursor_execute", built)
 
     def test_nothing_is_scanned_or_sorted(self, ledger: Ledger, plans: list[str]) -> None:
         journal(ledger, chunk("S1-T1", scope={}))
