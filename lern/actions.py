@@ -66,7 +66,7 @@ def hurried(parts: Services, run_id: str, who: str, now: int) -> Run:
 
 
 def undo(parts: Services, run_id: str, who: str, now: int) -> Started:
-    """Take a merge back, by a run of its own, which is given. Raises `Refused` with the reason."""
+    """Take a merge or a transfer back, by a run of its own, which is given. Raises `Refused` with the reason."""
     run = _run(parts, run_id)
     if run.state == "undone":
         raise Refused(f"run {run_id} is undone already")

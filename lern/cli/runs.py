@@ -33,7 +33,9 @@ CANDIDATES: Final = 200
 def list_runs(
     *,
     state: Annotated[str | None, typer.Option("--state", "-s", help=f"One of {', '.join(get_args(RunState))}.")] = None,
-    workflow: Annotated[str | None, typer.Option("--workflow", "-w", help="merge, undo.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", help="merge, ownership, undo, sweep, verification.")
+    ] = None,
     user: Annotated[
         str | None, typer.Option("--user", "-u", help="Runs with this account as source or target.")
     ] = None,
@@ -135,7 +137,7 @@ def retry(
 
 @app.command()
 def undo(run_id: RunId, *, wait: Wait = False) -> None:
-    """Take a merge back: both accounts as before. It is a run of its own; its id is printed."""
+    """Take a merge or a transfer back: all as before. It is a run of its own; its id is printed."""
     _act(run_id, lambda parts, run: actions.undo(parts, run.id, whoami(), now_ms()), wait=wait)
 
 

@@ -12,6 +12,7 @@ from lern.flower import changes, words
 from lern.flower.page import Page, now_ms
 from lern.ledger import Attempt, ChunkHead, Ledger, Run, RunDetail, Step
 from lern.ledger.records import ACTIVE
+from lern.undo import UNDOABLE
 
 CHUNKS: Final = 100
 ROWS: Final = 25
@@ -64,7 +65,7 @@ class Seen:
         """Whether it can be taken back as things stand."""
         run = self.run
         done = run.state == "succeeded" or (run.state == "failed" and bool(self.chunks))
-        return done and run.workflow == "merge" and not self.later and not self.detail.undo_runs
+        return done and run.workflow in UNDOABLE and not self.later and not self.detail.undo_runs
 
     @property
     def repeatable(self) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class Hurry(RunAct):
 
 
 class Undo(RunAct):
-    """Take a merge back, after a page that asks."""
+    """Take a merge or a transfer back, after a page that asks."""
 
     @authenticated
     async def get(self, run_id: str) -> None:
@@ -190,12 +191,12 @@ class Undo(RunAct):
         if found is None:
             raise HTTPError(404, f"The ledger knows no run {run_id.replace('%', '%%')}")
         self.require_actor()
-        self.show("lern_undo.html", seen=found, run=found.run)
+        self.show("lern_undo.html", run=found.run, transfer=found.run.workflow == "ownership")
 
     async def act(self, run_id: str) -> tuple[actions.Started, str]:
         """Undo."""
         started = await self.ask(actions.undo, self.parts, run_id, self.who, now_ms())
-        return started, f"This run takes run {words.short(run_id)} back: both accounts as before."
+        return started, f"This run takes run {words.short(run_id)} back: everything as it was before."
 
 
 class ChunkPage(Page):

@@ -105,6 +105,26 @@ def test_a_transfer_s_page_shows_its_batches_before_and_after(mending: Mending, 
         assert cells.all_inner_texts() == [column, was, became]
 
 
+def test_a_transfer_is_undone_after_a_question(mending: Mending, page: Page) -> None:
+    source, target = "giving", "taking"
+    row = batch(4, createdby=source)
+    mending.world.load([row])
+    mending.belongs(target, ORG)
+    run_id = mending.world.enter(transfer_event(source, target))
+    mending.site.until(run_id, "succeeded")
+    assert mending.world.row(row)["createdby"] == target
+    page.goto(f"{mending.site.url}/run/{run_id}")
+    page.get_by_role("link", name="Undo…").click()
+    expect(page.locator("h1")).to_have_text("Take this transfer back?")
+    page.get_by_role("button", name="Undo the transfer").click()
+    expect(page.get_by_role("status")).to_contain_text("takes run")
+    expect(page.locator("#state")).to_have_text("succeeded", timeout=30_000)
+    assert mending.world.row(row)["createdby"] == source
+    page.goto(f"{mending.site.url}/run/{run_id}")
+    expect(page.locator("#state")).to_have_text("undone")
+    expect(page.get_by_role("link", name="Undo…")).to_have_count(0)
+
+
 def dead_letter(place: Place, event: dict[str, Any]) -> int:
     """Take in an event that can be no run; gives the number of the dead letter."""
     known = {letter.id for letter in place.services.ledger.dead_letters()}
