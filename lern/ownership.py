@@ -7,6 +7,7 @@ longer does; and the whole of the database is gone through, because documents la
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lern.errors import Unsettled
@@ -236,9 +237,9 @@ def _beside(rows: Mapping[Key, Row], search: Search) -> Iterator[Owned]:
 
 
 def _only_documents(store: Store, search: Search, user: str, seen: set[Key]) -> Iterator[Owned]:
-    for document in search.owned_by(user):
-        if document.key is None:
-            yield Owned(("", document.id), None, document)
-        elif document.key not in seen:
-            row = store.read(COURSE_BATCH, [document.key]).get(document.key)
-            yield Owned(document.key, row, document)
+    unseen = (document for document in search.owned_by(user) if document.key not in seen)
+    while some := list(islice(unseen, _AT_ONCE)):
+        rows = store.read(COURSE_BATCH, [document.key for document in some if document.key is not None])
+        for document in some:
+            key = document.key
+            yield Owned(("", document.id), None, document) if key is None else Owned(key, rows.get(key), document)

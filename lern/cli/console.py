@@ -113,12 +113,14 @@ def _as_json(value: object) -> object:
 
 
 class _Count(ProgressColumn):
-    """How many are done, and of how many where that is known."""
+    """How many are done, and of how many where that is known; or how much, for a bar whose `unit` is %."""
 
     def render(self, task: Task) -> Text:
         """Give the column's text for a bar."""
         if not task.total:
             return Text(f"{task.completed:,.0f}" if task.completed else "")
+        if task.fields.get("unit") == "%":
+            return Text(f"{int(task.percentage)} %")
         return Text(f"{task.completed:,.0f} of {task.total:,.0f}")
 
 
