@@ -1,7 +1,6 @@
 """Users and batches as Sunbird's services tell of them, and what is made of every strange answer."""
 
 import socket
-from typing import Any
 
 import pytest
 
@@ -9,7 +8,7 @@ from lern.errors import LernError, Refused, Transient, Unreachable
 from lern.lms import LmsSearch
 from lern.users import Users, check_transfer
 from tests.batches import OTHER, SOURCE, TARGET, batch, document
-from tests.servers.sunbird import BLOCKED, HTML, UNKNOWN, Reply, envelope, sunbird, user
+from tests.servers.sunbird import BLOCKED, HTML, UNKNOWN, Reply, batch_search, envelope, sunbird, user
 
 PATH = "/private/user/v1/read/"
 ORG = "0126987"
@@ -91,31 +90,6 @@ def test_an_id_is_one_part_of_the_path() -> None:
     with sunbird(lambda _path, _: user("a/b?c")) as service:
         Users(service.url + "/", PATH).read("a/b?c")
     assert service.asked == [(PATH + "a%2Fb%3Fc", None)]
-
-
-def batch_search(documents: list[dict[str, Any]]) -> Any:
-    """The batch search of lms-service: filters that ignore case, thirty unless told otherwise, ten thousand at most."""
-
-    def reply(_path: str, body: Any) -> Reply:
-        request = body["request"]
-        offset, limit = request.get("offset", 0), request.get("limit", 30)
-        if offset + limit > 10_000:
-            return envelope(status=400, err="CLIENT_ERROR")
-        found = [one for one in documents if _fits(one, request["filters"])]
-        found.sort(key=lambda one: str(one[next(iter(request["sort_by"]))]).lower())
-        page = [
-            {name: one[name] for name in request["fields"] if name in one} for one in found[offset : offset + limit]
-        ]
-        return envelope({"response": {"count": len(found), "content": page}})
-
-    return reply
-
-
-def _fits(one: dict[str, Any], filters: dict[str, Any]) -> bool:
-    def texts(value: Any) -> set[str]:
-        return {str(part).lower() for part in (value if isinstance(value, list) else [value])}
-
-    return all(texts(one.get(name)) & texts(value) for name, value in filters.items())
 
 
 def test_lms_service_is_asked_to_the_end() -> None:

@@ -152,11 +152,12 @@ def test_a_cell_that_is_far_ahead_of_the_clock_fails_the_run_by_name(server_worl
     assert "createdby" in (run.error or "")
 
 
-def test_a_cell_that_is_a_little_ahead_is_waited_for(make_world: MakeWorld, servers: Servers) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_cell_that_is_a_little_ahead_is_waited_for(make_world: MakeWorld, servers: Servers, when: str) -> None:
     world = make_world(**servers.settings, RETRY_BASE="0.01", MAX_ATTEMPTS="1000")
     row = batch(1)
     world.load([row])
-    plain(world, row, 1.5, createdby=SOURCE)
+    beside(world, "store", "compare_and_set", lambda: plain(world, row, 1.5, createdby=SOURCE), after=when == "after")
     run_id = world.enter(transfer_event())
     assert isinstance(world.place.step(run_id), Aside)
     while world.place.run(run_id).state not in {"succeeded", "failed"}:

@@ -1,6 +1,8 @@
 """A transfer that nobody disturbs: what changes hands, what does not, and what is said of it."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -14,6 +16,7 @@ from tests.acceptance.place import EVENT_TIME
 from tests.batches import ORG, OTHER, SOURCE, TARGET, UPDATED, World, batch, document, key_of, transfer_event
 from tests.integration.ownership.conftest import MakeWorld
 from tests.servers.sunbird import BLOCKED, UNKNOWN, Reply, sunbird, user
+from workflows.intake import Message, take_in
 
 
 def test_created_and_mentored_batches_change_hands_and_no_others(world: World) -> None:
@@ -229,3 +232,31 @@ def test_that_no_organisation_was_checked_is_said(make_world: MakeWorld) -> None
         run = world.place.carry_out(world.enter(transfer_event(organisationId=None)))
     assert run.state == "succeeded"
     assert run.warnings == ("the organisation was not checked: the event names none",)
+
+
+@pytest.mark.parametrize("wrap", [lambda flat: flat, lambda flat: {"edata": flat}])
+def test_the_flat_event_of_the_documentation_is_a_transfer(
+    world: World, wrap: Callable[[dict[str, str]], dict[str, Any]]
+) -> None:
+    world.load([batch(1)])
+    value = json.dumps(wrap({"fromUserId": SOURCE, "toUserId": TARGET})).encode()
+    taken = take_in(world.services, [Message("dev.user.ownership.transfer", 0, 0, None, value)])
+    run = world.place.carry_out(taken.entered[0].run_id)
+    assert (run.workflow, run.state) == ("ownership", "succeeded")
+    assert world.row(batch(1))["createdby"] == TARGET
+
+
+@pytest.mark.parametrize(
+    ("edata", "field"),
+    [
+        ({"fromUserProfile": None}, "edata.fromUserProfile"),
+        ({"toUserProfile": {"roles": None}}, "edata.toUserProfile.userId"),
+    ],
+)
+def test_an_event_without_a_profile_is_a_dead_letter_that_names_it(
+    make_world: MakeWorld, edata: dict[str, Any], field: str
+) -> None:
+    world = make_world()
+    value = transfer_event(**edata)
+    taken = take_in(world.services, [Message("dev.user.ownership.transfer", 0, 0, None, value)])
+    assert [(letter.code, letter.field) for letter in taken.letters] == [("MISSING_FIELD", field)]
