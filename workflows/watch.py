@@ -1,7 +1,8 @@
 """A bridge that watches a file: `python -m workflows.watch --from FILE`. Lines that are added become runs.
 
-How far it has come is saved after the runs are in the ledger, so a kill repeats work and loses none. A file that
-was replaced or cut is read from its first line. A last line without its end is not yet a line.
+How far it has come is saved after the runs are in the ledger, so a kill repeats work and loses none. A file that was
+moved away, as log files are, is read to its end before the one that has come in its place; one that was cut or
+written anew is read from its first line. A last line without its end is not yet a line, unless nothing comes after it.
 """
 
 import argparse
@@ -13,9 +14,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final, Self
 
 import structlog
 
@@ -30,16 +31,30 @@ log = structlog.get_logger()
 
 PAUSE: Final = 0.5
 AT_ONCE: Final = 1 << 20
+TAIL: Final = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a file was read: which file (device and inode), the byte after the last line, and its number."""
+    """How far a file was read: which file (device and inode), the byte after the last line, and its number.
+
+    `tail` is a digest of the bytes before that place: a file that was written anew may be as long as the old one.
+    """
 
     device: int = 0
     inode: int = 0
     offset: int = 0
     line: int = 0
+    tail: str = ""
+
+    @classmethod
+    def start(cls, status: os.stat_result) -> Self:
+        """Give the place of a file's first line."""
+        return cls(status.st_dev, status.st_ino)
+
+    def is_in(self, status: os.stat_result) -> bool:
+        """Whether this is a place in that file."""
+        return (self.device, self.inode) == (status.st_dev, status.st_ino)
 
 
 class Watch:
@@ -53,28 +68,89 @@ class Watch:
         name = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
         self._saved = parts.settings.data_dir / "watched" / f"{name}.json"
         self.place = self._read_place()
+        # Held open: a file that is moved away, or even deleted, can still be read to its end.
+        self._open: FileIO | None = None
 
     def look(self) -> int:
         """Take in what was added; gives the number of lines. Raises `Unreachable`: then it is taken in later."""
+        if self._open is None:
+            self._open = self._found()
+        if self._open is None:
+            return 0
+        if (lines := self._take(self._open)) or not self._is_replaced(self._open):
+            return lines
+        # It may have grown between the two looks; after that nobody adds to it.
+        return self._take(self._open) or self._take(self._open, to_the_end=True) or self._turn_over()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+    def _turn_over(self) -> int:
+        """Go on with the file that has come in the place of ours, which is done with."""
         try:
-            file = self._file.open("rb")
+            new = _opened(self._file)
         except FileNotFoundError:
             return 0
-        with file:
-            start = self._start(file)
-            block = _whole_lines(file, start.offset)
-            if not block:
-                return 0
-            lines = block.count(b"\n")
-            taken = take_in(self._parts, list(self._messages(block, start.line)))
-            self._save(replace(start, offset=start.offset + len(block), line=start.line + lines))
+        self.close()
+        self._open = new
+        self._save(Place.start(os.fstat(new.fileno())))
+        return self.look()
+
+    def _found(self) -> FileIO | None:
+        """Open the file in which we stopped, wherever it was moved to; else the one that is there now, if one is."""
+        if self.place.inode and (moved := self._moved()) is not None:
+            return moved
+        try:
+            return _opened(self._file)
+        except FileNotFoundError:
+            return None
+
+    def _moved(self) -> FileIO | None:
+        """Open the file of our place if it lies in the same directory and is not another one of the same inode."""
+        try:
+            entries = [entry for entry in os.scandir(self._file.parent) if entry.inode() == self.place.inode]
+        except FileNotFoundError:
+            return None
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            file = _opened(entry.path)
+            if self._start(file) == self.place:
+                return file
+            file.close()
+        return None
+
+    def _is_replaced(self, file: FileIO) -> bool:
+        """Whether another file has come in its place. While none has, more may be added to the one that was moved."""
+        try:
+            return not os.path.samestat(self._file.stat(), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _take(self, file: FileIO, *, to_the_end: bool = False) -> int:
+        """Take in the next lines, some at a time. `to_the_end`: with a last line that has no end."""
+        start = self._start(file)
+        block = _whole_lines(file, start.offset)
+        if not block and to_the_end:
+            block = b"".join(_pieces(file, start.offset))
+        if not block:
+            return 0
+        lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        taken = take_in(self._parts, list(self._messages(block, start.line)))
+        offset = start.offset + len(block)
+        self._save(replace(start, offset=offset, line=start.line + lines, tail=_tail(file, offset)))
         log.info("events were taken in", lines=lines, runs=len(taken.entered), dead=taken.dead, file=str(self._file))
         return lines
 
-    def _start(self, file: BinaryIO) -> Place:
+    def _start(self, file: FileIO) -> Place:
+        """Give the place where a file is to be read: where we stopped, or its beginning if it is not as it was."""
         status = os.fstat(file.fileno())
-        same = (self.place.device, self.place.inode) == (status.st_dev, status.st_ino)
-        return self.place if same and status.st_size >= self.place.offset else Place(status.st_dev, status.st_ino)
+        here = self.place.is_in(status) and status.st_size >= self.place.offset
+        same = here and self.place.tail in {"", _tail(file, self.place.offset)}
+        return self.place if same else Place.start(status)
 
     def _messages(self, block: bytes, before: int) -> Iterator[Message]:
         for message in messages(BytesIO(block), self._topic):
@@ -94,15 +170,32 @@ class Watch:
         self.place = place
 
 
-def _whole_lines(file: BinaryIO, offset: int) -> bytes:
+def _opened(path: str | Path) -> FileIO:
+    """Open a file without a buffer, which would not notice that the file was written anew."""
+    return FileIO(path)
+
+
+def _tail(file: FileIO, offset: int) -> str:
+    """Give a digest of what stands before a place."""
+    length = min(offset, TAIL)
+    return hashlib.sha256(os.pread(file.fileno(), length, offset - length)).hexdigest()[:16]
+
+
+def _whole_lines(file: FileIO, offset: int) -> bytes:
     """Read about a megabyte, up to the end of a line; of a line that is longer than that, all of it."""
-    file.seek(offset)
-    block = file.read(AT_ONCE)
-    end = block.rfind(b"\n") + 1
-    if end or not block:
-        return block[:end]
-    rest = file.readline()
-    return block + rest if rest.endswith(b"\n") else b""
+    block = b""
+    for piece in _pieces(file, offset):
+        block += piece
+        if end := block.rfind(b"\n") + 1:
+            return block[:end]
+    return b""
+
+
+def _pieces(file: FileIO, offset: int) -> Iterator[bytes]:
+    """Read from a place to the end, a megabyte at a time."""
+    while piece := os.pread(file.fileno(), AT_ONCE, offset):
+        yield piece
+        offset += len(piece)
 
 
 def main() -> int:
