@@ -48,6 +48,7 @@ class FileSender:
     def __init__(self, directory: Path) -> None:
         """Name the directory; it is made with the first event."""
         self._directory = directory
+        self._named: set[Path] = set()
 
     def send(self, events: Sequence[OutgoingEvent]) -> None:
         """See `Sender`. Raises `ValueError`, before it writes anything, for a topic that Kafka would not have."""
@@ -69,6 +70,7 @@ class FileSender:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = _drop_torn_line(file)
+            is_new = end == 0 or path not in self._named
             for line in lines:
                 if os.write(file, line) != len(line):
                     os.ftruncate(file, end)
@@ -77,7 +79,11 @@ class FileSender:
             os.fsync(file)
         finally:
             os.close(file)
-        self._sync_directory()
+        # The file's name is on the disk once this was done since the file was made, by ourselves: who made it may
+        # have died before.
+        if is_new:
+            self._sync_directory()
+            self._named.add(path)
 
     def _sync_directory(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -11,19 +11,29 @@ Nothing is known of a collection whose key is missing: Redis has no empty sets, 
 both read as an empty set.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
 
 from lern.errors import BadRow, Transient, Unreachable
+from lern.rules.progress import Relations as Nodes
 
 LEAFNODES: Final = "leafnodes"
 OPTIONALNODES: Final = "optionalnodes"
 ANCESTORS: Final = "ancestors"
 KINDS: Final = frozenset({LEAFNODES, OPTIONALNODES, ANCESTORS})
 AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """The collections above some contents of a course. `known`: whether those of every content are known."""
+
+    collections: frozenset[str] = frozenset()
+    known: bool = True
 
 
 class Relations:
@@ -35,46 +45,74 @@ class Relations:
 
     def leafnodes(self, course: str, collection: str) -> frozenset[str]:
         """Give the contents below a collection of a course (the course itself: name it twice)."""
-        return self.many_leafnodes(course, [collection])[collection]
+        return self.nodes([(course, collection)])[0].leafnodes
 
     def optionalnodes(self, course: str, collection: str) -> frozenset[str]:
         """Give those contents below a collection that its completion does not need."""
-        return self.many_optionalnodes(course, [collection])[collection]
+        return self.nodes([(course, collection)])[0].optional
 
     def ancestors(self, course: str, resource: str) -> frozenset[str]:
         """Give the collections above a content, the course included."""
         return self.ancestors_of(course, [resource])[resource]
 
-    def many_leafnodes(self, course: str, collections: Collection[str]) -> dict[str, frozenset[str]]:
-        """Give the leaf nodes of each collection, every one of them named, in one round trip per 500."""
-        return self._many(course, collections, LEAFNODES)
-
-    def many_optionalnodes(self, course: str, collections: Collection[str]) -> dict[str, frozenset[str]]:
-        """Give the optional nodes of each collection, as `many_leafnodes`."""
-        return self._many(course, collections, OPTIONALNODES)
+    def nodes(self, collections: Sequence[tuple[str, str]]) -> list[Nodes]:
+        """Give the nodes below each (course, collection), in one round trip per 500."""
+        found: list[Nodes] = []
+        for start in range(0, len(collections), AT_ONCE):
+            reading, keys = self._client.pipeline(transaction=False), []
+            for course, name in collections[start : start + AT_ONCE]:
+                for kind in (LEAFNODES, OPTIONALNODES):
+                    keys.append(relation_key(course, name, kind))
+                    reading.smembers(keys[-1])
+            answers = (frozenset(map(_text, members)) for members in _answers(reading, keys))
+            found.extend(Nodes(leaves, optional) for leaves, optional in zip(answers, answers, strict=True))
+        return found
 
     def ancestors_of(self, course: str, contents: Collection[str]) -> dict[str, frozenset[str]]:
-        """Give the ancestors of each content, as `many_leafnodes`."""
-        return self._many(course, contents, ANCESTORS)
-
-    def above(self, course: str, contents: Collection[str]) -> tuple[frozenset[str], bool]:
-        """Give the collections above any of some contents, and whether those of every content are known.
-
-        Two commands for 500 contents: to ask for each content's own takes longer than to merge its row.
-        """
-        found: set[str] = set()
-        known = 0
+        """Give the ancestors of each content, every one of them named, in one round trip per 500."""
+        found: dict[str, frozenset[str]] = {}
         distinct = list(dict.fromkeys(contents))
         for start in range(0, len(distinct), AT_ONCE):
-            keys = [relation_key(course, name, ANCESTORS) for name in distinct[start : start + AT_ONCE]]
-            with _translated(f"{course}:*:{ANCESTORS}"):
-                reading = self._client.pipeline(transaction=False)
-                reading.sunion(keys)
-                reading.exists(*keys)
-                members, exist = reading.execute()
-            found.update(map(_text, members))
-            known += exist
-        return frozenset(found), known == len(distinct)
+            some = distinct[start : start + AT_ONCE]
+            reading, keys = self._client.pipeline(transaction=False), []
+            for name in some:
+                keys.append(relation_key(course, name, ANCESTORS))
+                reading.smembers(keys[-1])
+            for name, members in zip(some, _answers(reading, keys), strict=True):
+                found[name] = frozenset(_text(member) for member in members)
+        return found
+
+    def above(self, contents: Mapping[str, Collection[str]]) -> dict[str, Above]:
+        """Give the collections above any of a course's contents, for each course.
+
+        Two commands for 500 contents of a course: to ask for each content's own takes longer than to merge its row.
+        Of small courses several are one round trip.
+        """
+        found = {course: Above() for course in contents}
+        some: list[tuple[str, list[str]]] = []
+        for course, names in contents.items():
+            distinct = list(dict.fromkeys(names))
+            for start in range(0, len(distinct), AT_ONCE):
+                some.append((course, distinct[start : start + AT_ONCE]))
+                if sum(len(of_course) for _, of_course in some) >= AT_ONCE:
+                    self._add_above(found, some)
+                    some = []
+        self._add_above(found, some)
+        return found
+
+    def _add_above(self, found: dict[str, Above], some: Sequence[tuple[str, Sequence[str]]]) -> None:
+        if not some:
+            return
+        reading, named = self._client.pipeline(transaction=False), []
+        for course, names in some:
+            keys = [relation_key(course, name, ANCESTORS) for name in names]
+            reading.sunion(keys)
+            reading.exists(*keys)
+            named += [relation_key(course, "*", ANCESTORS)] * 2
+        answers = iter(_answers(reading, named))
+        for (course, names), members, exist in zip(some, answers, answers, strict=True):
+            above = found[course]
+            found[course] = Above(above.collections.union(map(_text, members)), above.known and exist == len(names))
 
     def write(self, key: str, members: Collection[str]) -> None:
         """Replace a key's members at once; no members: the key goes. Raises `ValueError` for a key of no kind."""
@@ -98,20 +136,6 @@ class Relations:
                     members: Any = self._client.smembers(key)
                     yield key, sorted(_text(member) for member in members)
 
-    def _many(self, course: str, names: Collection[str], kind: str) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        distinct = list(dict.fromkeys(names))
-        for start in range(0, len(distinct), AT_ONCE):
-            some = distinct[start : start + AT_ONCE]
-            with _translated(f"{course}:*:{kind}"):
-                reading = self._client.pipeline(transaction=False)
-                for name in some:
-                    reading.smembers(relation_key(course, name, kind))
-                answers = reading.execute()
-            for name, members in zip(some, answers, strict=True):
-                found[name] = frozenset(_text(member) for member in members)
-        return found
-
 
 def relation_key(course: str, name: str, kind: str) -> str:
     """Give the key of a collection's or content's relation."""
@@ -123,6 +147,17 @@ def is_relation(key: str) -> bool:
     course, _, rest = key.partition(":")
     name, _, kind = rest.rpartition(":")
     return bool(course and name) and kind in KINDS
+
+
+def _answers(reading: Any, keys: Sequence[str]) -> list[Any]:
+    """Send what a pipeline holds and give the answers; an error is raised with the key that it is about."""
+    with _translated("*"):
+        answers: list[Any] = reading.execute(raise_on_error=False)
+    for key, answer in zip(keys, answers, strict=True):
+        if isinstance(answer, Exception):
+            with _translated(key):
+                raise answer
+    return answers
 
 
 @contextmanager

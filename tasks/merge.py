@@ -38,6 +38,7 @@ SYNC: Final = "merge.batch_enrolment_sync"
 # the sweep's.
 PASSES: Final = 5
 PAIRS_AT_ONCE: Final = 50
+CONTENTS_AT_ONCE: Final = 1_000
 # Attempts carry their questions: a chunk of them is bounded more tightly.
 ATTEMPTS_AT_ONCE: Final = 100
 # Slices that are read together, and how many rows of each at first: what is read is held in memory.
@@ -236,16 +237,30 @@ def _activities(work: Work) -> dict[str, str]:
     """Give the activities to merge, courses and units, each with its course; warn where units are unknown."""
     result: dict[str, str] = {}
     unknown: set[str] = set()
-    for course, _, contents in _scope(work):
-        result[course] = course
-        units, known = work.services.relations.above(course, contents)
-        if not known:
-            unknown.add(course)
-        for unit in units:
-            result.setdefault(unit, course)
+    for contents in _contents(work):
+        result.update(zip(contents, contents, strict=True))
+        for course, above in work.services.relations.above(contents).items():
+            if not above.known:
+                unknown.add(course)
+            for unit in above.collections:
+                result.setdefault(unit, course)
     if unknown:
         work.warnings.append(f"units not merged, relations are missing: {_named(sorted(unknown))}")
     return result
+
+
+def _contents(work: Work) -> Iterator[dict[str, list[str]]]:
+    """Give the scope's contents by course, so many at a time that asking about them is one round trip or two."""
+    contents: dict[str, list[str]] = {}
+    room = CONTENTS_AT_ONCE
+    for course, _, some in _scope(work):
+        contents.setdefault(course, []).extend(some)
+        room -= len(some)
+        if room <= 0:
+            yield contents
+            contents, room = {}, CONTENTS_AT_ONCE
+    if contents:
+        yield contents
 
 
 def _legacy(work: Work) -> bool:

@@ -200,13 +200,13 @@ class Planner:
         """Plan the enrolments of some (course, batch) pairs that the learner really has."""
         keys = [(self.user, course, batch) for course, batch in pairs]
         enrolments = self.store.read(USER_ENROLMENTS, keys)
+        real = [key for key, row in enrolments.items() if not ghost(row)]
+        self._read_nodes(sorted({(course, course) for _, course, _ in real} - self._nodes.keys()))
         items: list[Item] = []
         outgoing: list[OutgoingEvent] = []
         unknown: list[str] = []
-        for key in keys:
-            row = enrolments.get(key)
-            if row is None or ghost(row):
-                continue
+        for key in sorted(real):
+            row = enrolments[key]
             _, course, batch = key
             outgoing.append(
                 events.enrolment_sync(self.topics.job_request, self.run, self.time, self.user, course, batch)
@@ -240,8 +240,8 @@ class Planner:
         """Give the units above the contents, the course itself left out."""
         found: set[str] = set()
         for page in contents.pages():
-            units, _ = self.relations.above(course, [content["contentid"] for content in page])
-            found |= units
+            above = self.relations.above({course: [content["contentid"] for content in page]})
+            found |= above[course].collections
         return sorted(found - {course})
 
     def _completed(self, course: str, batch: str) -> Iterable[OutgoingEvent]:
@@ -253,11 +253,12 @@ class Planner:
         """Read leaf and optional nodes, once for a run: an enrolment's units come up again and again."""
         missing = [c for c in collections if (course, c) not in self._nodes]
         if missing:
-            leaves = self.relations.many_leafnodes(course, missing)
-            optional = self.relations.many_optionalnodes(course, missing)
-            for collection in missing:
-                self._nodes[course, collection] = Nodes(leaves[collection], optional[collection])
+            self._read_nodes([(course, collection) for collection in missing])
         return {collection: self._nodes[course, collection] for collection in collections}
+
+    def _read_nodes(self, collections: Sequence[tuple[str, str]]) -> None:
+        for collection, nodes in zip(collections, self.relations.nodes(collections), strict=True):
+            self._nodes[collection] = nodes
 
 
 def _raw(item: Item) -> Json:

@@ -138,12 +138,13 @@ class Journal:
         )
 
     def mark(self, chunk_id: int, counts: Mapping[str, Any], given: Contributions, now: int) -> None:
-        """Mark a chunk as carried out, durably, with what its source's rows have given to counters.
+        """Mark a chunk as carried out, with what its source's rows have given to counters.
 
         `counts`: numbers by name, and `warnings`, a list of texts. Marking it again changes nothing,
-        whatever is given then.
+        whatever is given then. Losing the mark in a power failure is harmless until something durable was based on
+        it, and with that it is saved: the chunk is carried out again, which changes nothing.
         """
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             source = _MARK.scalar(connection, chunk_id=chunk_id, new_counts=text_of(dict(counts)), now=now)
             if source is not None:
                 contributed.remember(connection, source, given)

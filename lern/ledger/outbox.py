@@ -89,9 +89,12 @@ class Outbox:
         return [OutgoingEvent(*row) for row in rows]
 
     def delivered(self, mids: Collection[str], now: int) -> None:
-        """Note that events have arrived. Noting it again changes nothing; an unknown mid is ignored."""
+        """Note that events have arrived. Noting it again changes nothing; an unknown mid is ignored.
+
+        Lost in a power failure, the events are sent once more, as they are when their sender dies just here.
+        """
         if mids:
-            with self._database.write() as connection:
+            with self._database.write(durable=False) as connection:
                 _DELIVERED.run(connection, mids=sorted(mids), now=now)
 
     def delivered_mids(self, run_id: str) -> list[str]:

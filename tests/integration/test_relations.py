@@ -11,7 +11,8 @@ from redis.retry import Retry
 
 from lern.errors import BadRow, Unreachable
 from lern.lms_cache import forget_enrolment_list
-from lern.relations import Relations
+from lern.relations import Above, Relations
+from lern.rules.progress import Relations as Nodes
 from tests.servers.redis import RedisServer
 
 
@@ -49,7 +50,7 @@ def test_a_client_that_decodes_reads_the_same(redis_server: RedisServer, course:
 
 def test_what_is_unknown_is_empty(relations: Relations, course: str) -> None:
     assert relations.leafnodes(course, course) == frozenset()
-    assert relations.many_optionalnodes(course, ["do_unit"]) == {"do_unit": frozenset()}
+    assert relations.nodes([(course, "do_unit")]) == [Nodes(frozenset(), frozenset())]
 
 
 def test_many_are_read_each_under_its_own_name(relations: Relations, course: str) -> None:
@@ -58,7 +59,7 @@ def test_many_are_read_each_under_its_own_name(relations: Relations, course: str
         relations.write(f"{course}:{content}:ancestors", [course, f"unit of {content}"])
     found = relations.ancestors_of(course, [*contents, "do_unknown", "do_R1"])
     assert found == {content: {course, f"unit of {content}"} for content in contents} | {"do_unknown": frozenset()}
-    assert relations.many_leafnodes(course, []) == {}
+    assert relations.nodes([]) == []
 
 
 def test_what_is_above_many_contents_is_said_together_and_whether_it_is_all(relations: Relations, course: str) -> None:
@@ -66,10 +67,12 @@ def test_what_is_above_many_contents_is_said_together_and_whether_it_is_all(rela
     for number, content in enumerate(contents):
         relations.write(f"{course}:{content}:ancestors", [course, f"unit {number % 3}"])
     everything = frozenset({course, "unit 0", "unit 1", "unit 2"})
-    assert relations.above(course, [*contents, "do_R1"]) == (everything, True)
-    assert relations.above(course, [*contents, "do_unknown"]) == (everything, False)
-    assert relations.above(course, ["do_unknown"]) == (frozenset(), False)
-    assert relations.above(course, []) == (frozenset(), True)
+    relations.write("do_other:do_R1:ancestors", ["do_other"])
+    asked = {"do_other": ["do_R1"], course: [*contents, "do_R1"], "do_none": []}
+    of_others = {"do_other": Above(frozenset({"do_other"})), "do_none": Above()}
+    assert relations.above(asked) == {course: Above(everything), **of_others}
+    assert relations.above({course: [*contents, "do_unknown"]}) == {course: Above(everything, known=False)}
+    assert relations.above({course: ["do_unknown"]}) == {course: Above(known=False)}
 
 
 def test_writing_replaces_what_was_there(relations: Relations, client: redis.Redis, course: str) -> None:
