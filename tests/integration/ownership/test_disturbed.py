@@ -38,6 +38,38 @@ def test_the_whole_plan_is_journalled_before_the_first_write(make_world: MakeWor
     assert seen == [4]
 
 
+def test_nothing_is_written_unless_both_users_are_held(world: World) -> None:
+    world.load([batch(1)])
+    held: list[set[str]] = []
+
+    def look() -> None:
+        held.append({user for user, _ in world.services.locks.all_held()})
+
+    beside(world, "store", "compare_and_set", look)
+    beside(world, "search", "update", look)
+    world.succeed()
+    assert held
+    assert all({SOURCE, TARGET} <= users for users in held)
+
+
+def test_no_more_batches_are_written_at_once_than_the_setting_says(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(OWNERSHIP_WRITE_SIZE="10")
+    world.load([batch(number) for number in range(25)])
+    sizes: list[int] = []
+    store: Any = world.services.store
+    write = store.compare_and_set
+
+    def counted(table: Any, swaps: Any, guard: Any) -> Any:
+        sizes.append(len(swaps))
+        return write(table, swaps, guard)
+
+    monkeypatch.setattr(store, "compare_and_set", counted)
+    world.succeed()
+    assert sizes == [10, 10, 5]
+
+
 def test_edits_in_the_database_meanwhile_survive(world: World) -> None:
     row = batch(1, mentors=[SOURCE])
     world.load([row, batch(2)])
