@@ -103,7 +103,7 @@ class RedisServer:
         recorded = self._recorded()
         password = recorded.password if recorded else secrets.token_hex(24)
         # The port that addresses handed out earlier name, if it can be had; then others.
-        port = recorded.port if recorded and _is_free(recorded.port) else _free_port()
+        port = recorded.port if recorded and _is_free(recorded.port) else free_port()
         problem = ""
         for _ in range(ATTEMPTS):
             address = Address(port, password)
@@ -114,7 +114,7 @@ class RedisServer:
             if "append only file" in said.lower():
                 self._mend()
             else:
-                port = _free_port()
+                port = free_port()
         raise EmbeddedError(f"{self.directory}: its Redis does not start: {problem.splitlines()[-1]}")
 
     def _spawn(self, address: Address) -> str | None:
@@ -251,7 +251,8 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port of loopback that nobody uses just now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

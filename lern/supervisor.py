@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 PAUSE: Final = 0.1
+# A command says by this exit code that its settings or arguments are wrong. They will be the next time.
+WRONG: Final = 2
 
 
 class Process(Protocol):
@@ -35,7 +37,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The part dies whenever it is started: whatever kills it is not mended by starting it again."""
+    """Whatever kills the part is not mended by starting it again."""
 
     deaths: int
 
@@ -49,10 +51,10 @@ class Backoff:
     healthy: float = 60.0
     deaths: int = 5
 
-    def decide(self, deaths: int, lived: float) -> Restart | GiveUp:
-        """Say what to do about a part that died after `lived` seconds, the `deaths`-th time in a row."""
+    def decide(self, deaths: int, lived: float, code: int | None = None) -> Restart | GiveUp:
+        """Say what to do about a part that died after `lived` seconds, the `deaths`-th time in a row, with a code."""
         in_a_row = 1 if lived >= self.healthy else deaths
-        if in_a_row >= self.deaths:
+        if in_a_row >= self.deaths or code == WRONG:
             return GiveUp(in_a_row)
         return Restart(min(self.most, self.first * 2 ** (in_a_row - 1)))
 
@@ -87,11 +89,12 @@ class Kept:
 
 
 class PartDied(Exception):
-    """A part died again and again."""
+    """A part died again and again, or of what will not change."""
 
     def __init__(self, name: str, code: int | None, deaths: int) -> None:
         """Name the part, its last exit code, and how often it died in a row."""
-        super().__init__(f"{name} has ended {deaths} times in a row, last with code {code}")
+        often = f" {deaths} times in a row, last" if deaths > 1 else ""
+        super().__init__(f"{name} has ended{often} with code {code}")
         self.name = name
 
 
@@ -148,7 +151,7 @@ class Supervisor:
         one.deaths = 1 if lived >= self.backoff.healthy else one.deaths + 1
         # What it had started itself must not live on beside its successor.
         one.process.end()
-        match self.backoff.decide(one.deaths, lived):
+        match self.backoff.decide(one.deaths, lived, code):
             case GiveUp(deaths):
                 raise PartDied(one.part.name, code, deaths)
             case Restart(after):

@@ -17,16 +17,19 @@ from typing import IO, Annotated, Any, Final
 import redis
 import typer
 
+from lern import metrics_dir
 from lern.cli import console
+from lern.cli.bridge import Start
 from lern.cli.children import ROOT, Child, celery_beat, celery_worker, environ, kafka_bridge
 from lern.cli.flower import command as flower_command
 from lern.cli.node_name import NodeName, node_name
-from lern.cli.problems import WorkFailed
+from lern.cli.problems import WorkFailed, WrongUse
 from lern.cli.running_stack import RunningStack
 from lern.cli.stack import in_use, prepare
 from lern.cli.waiting import has_worker
 from lern.embedded import EmbeddedRedis
 from lern.errors import Refused, Unreachable
+from lern.redis_server import free_port
 from lern.services import Services
 from lern.settings import Settings
 from lern.supervisor import Kept, Part, PartDied, Process, Supervisor
@@ -42,6 +45,7 @@ COLOURS: Final = {
     "lern": "bold",
 }
 START: Final = 90.0
+EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
 
 
 @app.command()
@@ -52,6 +56,7 @@ def up(
         typer.Option("--watch", metavar="EVENTS.jsonl", help="Take in what is added to this file.", show_default=False),
     ] = None,
     topic: Annotated[str | None, typer.Option("--topic", help="The topic of bare events in that file.")] = None,
+    start: Start = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when all is ready; lern down ends it.")
     ] = False,
@@ -59,17 +64,43 @@ def up(
     """Start Redis, a worker, beat, a bridge and Flower, and keep them running until Ctrl-C or [bold]lern down[/bold].
 
     The bridge reads Kafka where LERN_KAFKA_BOOTSTRAP is set, or a file with --watch. A part that dies is started
-    again; one that dies five times in a row ends the stack, with its error.
+    again; one that dies five times in a row, or whose settings are wrong, ends the stack, with its error.
     """
     settings = Settings.load()
     settings.require_shared_ledger()
+    bridge = _bridge(settings, watch, topic, start)
     if detach:
         _detached(settings, sys.argv[1:])
         return
     running = RunningStack(settings.data_dir)
-    with running.owned(), _parts(settings, watch, topic) as parts:
+    with running.owned(), _parts(settings, bridge) as parts:
         supervisor = Supervisor(parts, time.monotonic, lambda kept: _tell(running, kept, settings))
         _run(supervisor)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The command line of the bridge. `asked`: it says at its port whether it is ready."""
+
+    command: Sequence[str]
+    asked: bool
+
+
+def _bridge(settings: Settings, watch: str | None, topic: str | None, start: str | None) -> Bridge | None:
+    """Give the bridge that is meant; None: there are no events but those of callers. Raises `WrongUse`."""
+    if watch is not None:
+        if start is not None:
+            raise WrongUse("--start is for Kafka; a watched file is read from its first line")
+        topics = ("--topic", topic) if topic is not None else ()
+        command = [sys.executable, "-m", "workflows.watch", "--from", str(Path(watch).resolve()), *topics]
+        return Bridge(command, asked=False)
+    if topic is not None:
+        raise WrongUse("--topic is for --watch FILE; the bridge of Kafka reads the topics of every workflow")
+    if settings.kafka_bootstrap is None:
+        if start is not None:
+            raise WrongUse("--start is for Kafka: LERN_KAFKA_BOOTSTRAP is not set")
+        return None
+    return Bridge(kafka_bridge(start), asked=True)
 
 
 def _run(supervisor: Supervisor) -> None:
@@ -95,45 +126,57 @@ def _tell(running: RunningStack, kept: Sequence[Kept], settings: Settings) -> No
 def url(settings: Settings) -> str:
     """Give Flower's address as a browser on this machine takes it."""
     host = settings.flower_address
-    return f"http://{'localhost' if host in {'127.0.0.1', '0.0.0.0', '::'} else host}:{settings.flower_port}"  # noqa: S104 - read, not bound
+    return f"http://{'localhost' if host in {'127.0.0.1', *EVERYWHERE} else host}:{settings.flower_port}"
 
 
 @contextmanager
-def _parts(settings: Settings, watch: str | None, topic: str | None) -> Iterator[list[Part]]:
+def _parts(settings: Settings, bridge: Bridge | None) -> Iterator[list[Part]]:
     """Give the parts, in the order in which they start."""
     prepare(settings)
+    if bridge is not None and bridge.asked and settings.bridge_port is None:
+        # Where it can be asked whether it is ready.
+        settings = settings.model_copy(update={"bridge_port": free_port()})
     # Held here, so that a worker that is started again has the name of the one that died.
     with node_name(settings.data_dir) as name:
         if not settings.embedded_redis:
-            yield _processes(settings, name, watch, topic, ())
+            yield _processes(settings, name, bridge, ())
             return
         server = EmbeddedRedis(settings.data_dir)
         with server:
             private = Part("redis", lambda: PrivateRedis.started(server), lambda: True)
             named = settings.model_copy(update={"broker_url": server.url})
             with in_use(settings) as use:
-                yield [private, *_processes(named, name, watch, topic, (use,))]
+                yield [private, *_processes(named, name, bridge, (use,))]
 
 
-def _processes(
-    settings: Settings, name: NodeName, watch: str | None, topic: str | None, inherited: tuple[int, ...]
-) -> list[Part]:
+def _processes(settings: Settings, name: NodeName, bridge: Bridge | None, inherited: tuple[int, ...]) -> list[Part]:
     services = Services(settings)
 
-    def part(part_name: str, command: Sequence[str], ready: Callable[[], bool], *more: int) -> Part:
-        held = (*inherited, *more)
-        return Part(part_name, lambda: Logged.started(part_name, command, environ(settings), held), ready)
+    def part(kind: str, command: Sequence[str], ready: Callable[[], bool]) -> Part:
+        return Part(kind, lambda: Logged.started(kind, command, environ(settings), inherited), ready)
 
-    made = [part("worker", celery_worker(settings, name), lambda: _works(services), name.descriptor)]
-    # It answers nobody; what it sends lies in the queue.
-    made.append(part("beat", celery_beat(settings), lambda: True))
-    if watch is not None:
-        command = [sys.executable, "-m", "workflows.watch", "--from", str(Path(watch).resolve())]
-        made.append(part("bridge", [*command, *(["--topic", topic] if topic else [])], lambda: True))
-    elif settings.kafka_bootstrap is not None:
-        made.append(part("bridge", kafka_bridge(None), lambda: _bridges(settings)))
+    # Beat answers nobody; what it sends lies in the queue.
+    made = [
+        Part("worker", lambda: _worker(settings, name, inherited), lambda: _works(services)),
+        part("beat", celery_beat(settings), lambda: True),
+    ]
+    if bridge is not None:
+        made.append(part("bridge", bridge.command, lambda: not bridge.asked or _bridges(settings)))
     made.append(part("flower", flower_command(), lambda: _answers(f"{url(settings)}/healthcheck")))
     return made
+
+
+def _worker(settings: Settings, name: NodeName, inherited: tuple[int, ...]) -> Process:
+    """Start the worker, with a new place for its processes' numbers where somebody asks for them."""
+    command, held = celery_worker(settings, name), (*inherited, name.descriptor)
+    if settings.worker_port is None:
+        return Logged.started("worker", command, environ(settings), held)
+    numbers = metrics_dir.new(settings.data_dir / "metrics")
+    try:
+        given = environ(settings) | numbers.environ
+        return Logged.started("worker", command, given, (*held, numbers.descriptor))
+    finally:
+        os.close(numbers.descriptor)
 
 
 def _works(services: Services) -> bool:
@@ -144,8 +187,9 @@ def _works(services: Services) -> bool:
 
 
 def _bridges(settings: Settings) -> bool:
-    """Ask the bridge, where it can be asked."""
-    return settings.bridge_port is None or _answers(f"http://{settings.bridge_host}:{settings.bridge_port}/ready")
+    """Ask the bridge. It may listen everywhere, and then does so here as well."""
+    host = "127.0.0.1" if settings.bridge_host in EVERYWHERE else settings.bridge_host
+    return _answers(f"http://{host}:{settings.bridge_port}/ready")
 
 
 def _answers(address: str) -> bool:

@@ -2,35 +2,42 @@
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
-import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from lern import events
-from lern.ledger import Ledger
+from lern.embedded import EmbeddedRedis
+from lern.ledger import Ledger, Run
+from lern.redis_server import free_port
 from lern.urls import sqlite_url
 from tests.acceptance.site import ROOT
+from tests.bridges import merges, surroundings
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+from tests.workers import until
 
-PATIENCE = 90.0
+PARTS = {"redis", "worker", "beat", "bridge", "flower"}
 
 
 class Stack:
     """`lern up` of one data directory."""
 
-    def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.port = free_port()
         self.directory = directory
-        self.environment = {**os.environ, "LERN_DATA_DIR": str(directory), "LERN_FLOWER_PORT": str(self.port)}
+        own = {"DATA_DIR": str(directory), "FLOWER_PORT": str(self.port), "LOCK_TTL": "1", **settings}
+        self.environment = {**os.environ, **{f"LERN_{name}": value for name, value in own.items()}}
 
     def lern(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "lern.cli", *arguments]
@@ -38,64 +45,151 @@ class Stack:
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
 
+    def up(self, *arguments: str) -> None:
+        """Start it, and return when it is ready."""
+        done = self.lern("up", "--detach", *arguments)
+        assert done.returncode == 0, done.stderr
+
     def parts(self) -> dict[str, Any]:
-        return {part["id"]: part for part in json.loads(self.lern("status", "--json").stdout)}
+        """How the parts are doing, as `lern status --json` prints it."""
+        file = self.directory / "up.json"
+        return {part["id"]: part for part in json.loads(file.read_text())["parts"]}
 
     def ledger(self) -> Ledger:
         return Ledger(sqlite_url(self.directory / "ledger.sqlite"))
 
+    @property
+    def log(self) -> str:
+        return (self.directory / "logs" / "up.log").read_text()
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    def restarted(self, name: str) -> bool:
+        """Whether a part was started once more, and all of them are ready."""
+        parts = self.parts()
+        return parts[name]["restarts"] == 1 and {part["state"] for part in parts.values()} == {"ready"}
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path / "data")
+class Watched(Stack):
+    """A stack that watches a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.worker_port = free_port()
+        super().__init__(directory / "data", WORKER_PORT=str(self.worker_port))
+        self.file = directory / "events.jsonl"
+
+    def merged(self) -> Run:
+        """Write an event into the file, and give its run when it has succeeded."""
+        name = uuid.uuid4().hex
+        with self.file.open("ab") as lines:
+            lines.write(events.to_bytes(events.merge_request(f"{name}-s", f"{name}-t", 1, name)) + b"\n")
+        with closing(self.ledger()) as ledger:
+            until(lambda: [run.state for run in ledger.runs(user=f"{name}-s")] == ["succeeded"])
+            return ledger.runs(user=f"{name}-s")[0]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """One for all tests of this module but those in which it is meant to fail."""
+    made = Watched(tmp_path_factory.mktemp("up"))
+    assert made.lern("status").returncode == 1
+    made.up("--watch", str(made.file))
     yield made
     made.lern("down")
 
 
-def test_everything_comes_up_does_its_work_mends_itself_and_goes_down(stack: Stack, tmp_path: Path) -> None:
-    file = tmp_path / "events.jsonl"
-    assert stack.lern("status").returncode == 1
-    up = stack.lern("up", "--detach", "--watch", str(file))
-    assert up.returncode == 0, up.stderr
+def test_everything_comes_up_and_does_its_work(stack: Watched) -> None:
     assert httpx.get(f"http://127.0.0.1:{stack.port}/runs").status_code == 200
-    assert stack.lern("status").returncode == 0
+    status = stack.lern("status", "--json")
+    assert status.returncode == 0
+    assert {part["id"]: part["state"] for part in json.loads(status.stdout)} == dict.fromkeys(PARTS, "ready")
     again = stack.lern("up")
     assert (again.returncode, "runs already" in again.stderr) == (1, True)
+    run = stack.merged()
+    numbers = httpx.get(f"http://127.0.0.1:{stack.worker_port}/metrics").text
+    assert 'lern_runs_total{outcome="succeeded",workflow="merge"} 1.0' in numbers.splitlines()
+    assert httpx.get(f"http://127.0.0.1:{stack.port}/api/lern/runs").json()[0]["id"] == run.id
 
-    with file.open("ab") as lines:
-        lines.write(events.to_bytes(events.merge_request("a", "b", 1, "first")) + b"\n")
-    ledger = stack.ledger()
-    until(lambda: [run.state for run in ledger.runs()] == ["succeeded"])
 
-    before = stack.parts()
-    os.kill(before["worker"]["pid"], signal.SIGKILL)
-    until(lambda: stack.parts()["worker"]["restarts"] == 1 and stack.parts()["worker"]["state"] == "ready")
-    with file.open("ab") as lines:
-        lines.write(events.to_bytes(events.merge_request("c", "d", 1, "second")) + b"\n")
-    until(lambda: [run.state for run in ledger.runs()] == ["succeeded"] * 2)
-    ledger.close()
+def test_a_worker_that_dies_is_started_again_and_has_its_name_again(stack: Watched) -> None:
+    stack.merged()
+    os.kill(stack.parts()["worker"]["pid"], signal.SIGKILL)
+    until(lambda: stack.restarted("worker"))
+    stack.merged()
+    assert len(set(re.findall(r"lern-[0-9a-f]{4}-[0-9]+@", stack.log))) == 1
 
+
+def test_a_redis_that_dies_is_started_again_with_what_it_knew(stack: Watched) -> None:
+    with EmbeddedRedis(stack.directory) as server, closing(redis.Redis.from_url(server.url)) as client:
+        client.set("kept", "by its file")
+        os.kill(stack.parts()["redis"]["pid"], signal.SIGKILL)
+        until(lambda: stack.restarted("redis"))
+        assert client.get("kept") == b"by its file"
+    stack.merged()
+
+
+def test_a_watched_file_that_is_moved_away_is_followed(stack: Watched) -> None:
+    stack.merged()
+    stack.file.rename(stack.file.with_suffix(".1"))
+    stack.merged()
+
+
+def test_it_goes_down_and_leaves_nothing(stack: Watched) -> None:
     assert stack.lern("down").returncode == 0
     assert stack.lern("status").returncode == 1
-    # Nothing of it is left, the processes that its processes had started included.
+    # The processes that its processes had started included.
     assert [number for number in _processes_of(stack.directory) if number != os.getpid()] == []
     assert stack.lern("down").returncode == 0
 
 
-def test_a_part_that_cannot_work_ends_the_stack_with_its_error(stack: Stack) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", stack.port))
-        taken.listen()
-        up = stack.lern("up", "--detach")
+@pytest.fixture
+def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    made: list[Stack] = []
+
+    def make(**settings: str) -> Stack:
+        made.append(Stack(tmp_path / "data", **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.lern("down")
+
+
+def test_events_of_kafka_become_runs(
+    make_stack: Callable[..., Stack], kafka: Server, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with closing(surroundings(kafka.address, redis_server.url, tmp_path / "elsewhere")) as place:
+        before, after = merges(1), merges(2)
+        place.produce(before)
+        stack = make_stack(ENV=place.settings.env, KAFKA_BOOTSTRAP=kafka.address)
+        # Where to begin is asked as `lern bridge` asks it; here for what is written from now on.
+        stack.up("--start", "latest")
+        assert stack.parts().keys() == PARTS
+        place.produce(after)
+        with closing(stack.ledger()) as ledger:
+            until(lambda: [run.state for run in ledger.runs()] == ["succeeded"] * 2)
+            assert {run.mid for run in ledger.runs()} == {json.loads(value)["mid"] for value in after}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--start", "latest"), "LERN_KAFKA_BOOTSTRAP"),
+        (("--start", "latest", "--watch", "events.jsonl"), "--start is for Kafka"),
+        (("--topic", "dev.lms.user.account.merge"), "--topic is for --watch"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    make_stack: Callable[..., Stack], arguments: tuple[str, ...], said: str
+) -> None:
+    done = make_stack().lern("up", *arguments)
+    assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def test_a_part_that_cannot_work_ends_the_stack_with_its_error(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(FLOWER_READONLY_USERS="ravi")
+    up = stack.lern("up", "--detach")
     assert up.returncode == 1
-    assert "flower has ended 5 times in a row" in up.stderr
+    assert "flower has ended with code 2" in up.stderr
+    assert "nobody has a name" in stack.log
     assert stack.lern("status").returncode == 1
 
 

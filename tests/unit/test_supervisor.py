@@ -24,6 +24,10 @@ def test_a_part_is_restarted_ever_later_until_it_is_given_up(
     assert Backoff().decide(deaths, lived) == decision
 
 
+def test_a_part_whose_settings_are_wrong_is_given_up_at_once() -> None:
+    assert Backoff().decide(1, 0.1, code=2) == GiveUp(1)
+
+
 def test_a_pause_is_never_longer_than_the_longest() -> None:
     assert Backoff(deaths=100, most=7.0).decide(50, 0.0) == Restart(7.0)
 
