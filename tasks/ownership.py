@@ -54,7 +54,7 @@ def batches(work: Work) -> Result:
     _warn(work, "documents without a batch, left as they are", finder.orphans)
     if any(isinstance(search, LmsSearch) and search.ended_early for search in searches):
         work.warnings.append("lms-service finds no more than 10,000 batches; the others were found in the database")
-    counts, warnings = services.ledger.tally(work.run.id, work.step)
+    counts, warnings = work.tally()
     work.warnings.extend(warnings)
     return {"batches": 0, **counts, "documents_without_batch": len(finder.orphans)}
 

@@ -87,7 +87,12 @@ def undoing(connection: sa.Connection, run_id: str) -> list[Run]:
 
 
 def later_merges(connection: sa.Connection, run: Run) -> list[Run]:
-    """Give the merges of a run's accounts that were entered after it and stand, the earliest first."""
+    """Give the merges that were entered after a merge, of its accounts, and stand: the earliest first.
+
+    Of any other run there are none: a merge touches no course batch, so no merge stands in a transfer's way back.
+    """
+    if not run.merge:
+        return []
     forwards = merged_accounts.forwards_of(connection, (run.target,))
     ends = {run.source, run.target, merged_accounts.follow(run.target, forwards)}
     users = sorted(merged_accounts.all_that_lead_to(connection, ends))

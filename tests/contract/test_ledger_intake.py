@@ -155,6 +155,14 @@ class TestUndo:
         enter(ledger, merge("X", "B"))
         assert [run.id for run in ledger.later_merges("A-C")] == ["X-B"]
 
+    def test_even_then_if_the_run_is_no_merge(self, ledger: Ledger) -> None:
+        enter(ledger, merge("A", "B", merge=False, workflow="ownership"))
+        do(ledger, "A-B", *STEPS)
+        enter(ledger, merge("B", "C"), merge("A", "D"))
+        assert ledger.later_merges("A-B") == []
+        [entered] = enter(ledger, undo("A-B", "A", "B"))
+        assert entered.new
+
     def test_merges_that_never_touched_a_row_do_not_stand(self, ledger: Ledger) -> None:
         enter(ledger, merge("A", "B"))
         do(ledger, "A-B", *STEPS)

@@ -162,6 +162,29 @@ def test_what_is_taken_back_is_as_it_was_in_both_stores(world: World) -> None:
     assert world.place.run(run.id).state == "undone"
 
 
+def test_a_transfer_is_taken_back_though_a_later_merge_stands(world: World) -> None:
+    """A merge touches no course batch, whichever of the two accounts it is about."""
+    rows = [batch(1), batch(2, createdby=OTHER, mentors=[SOURCE])]
+    world.load(rows)
+    run = world.succeed()
+    merges = [world.place.merge(TARGET, "Final", "m1"), world.place.merge(SOURCE, "Another", "m2")]
+    entered = undo.request(world.services.ledger, run.id, now_ms())
+    assert world.place.carry_out(entered.run_id).state == "succeeded"
+    assert world.rows() == {key_of(row): row for row in rows}
+    world.agree(rows)
+    assert world.place.run(run.id).state == "undone"
+    assert [world.place.run(merge).state for merge in merges] == ["succeeded", "succeeded"]
+
+
+def test_a_merge_is_taken_back_though_a_later_transfer_stands(world: World) -> None:
+    world.load([batch(1)])
+    merge = world.place.merge("Old", SOURCE)
+    world.succeed()
+    entered = undo.request(world.services.ledger, merge, now_ms())
+    assert world.place.carry_out(entered.run_id).state == "succeeded"
+    assert world.row(batch(1))["createdby"] == TARGET
+
+
 def test_what_somebody_changed_since_is_not_taken_back(world: World) -> None:
     edited, gone = batch(1, mentors=[SOURCE]), batch(2)
     world.load([edited, gone])
