@@ -16,13 +16,15 @@ PATIENCE: Final = 90.0
 
 
 class Process(Child):
-    """`lern worker` or `lern beat`, with what it prints in a file."""
+    """`lern worker`, `lern beat` or `lern flower`, with what it prints in a file."""
 
-    def __init__(self, command: str, settings: Settings, log: Path, more: Mapping[str, str] | None = None) -> None:
-        """Start it."""
+    def __init__(
+        self, command: str, settings: Settings, log: Path, more: Mapping[str, str] | None = None, *options: str
+    ) -> None:
+        """Start it. `more`: environment variables besides the settings."""
         self.log = log
         plain = {name: value for name, value in environ(settings).items() if not name.startswith("PROMETHEUS_")}
-        words = [sys.executable, "-m", "lern.cli", command]
+        words = [sys.executable, "-m", "lern.cli", command, *options]
         with log.open("ab") as output:
             super().__init__(words, {**plain, "LERN_LOG_LEVEL": "INFO", **(more or {})}, output)
 

@@ -1,0 +1,87 @@
+"""`lern flower`, as it is typed: with everything embedded, and for others to reach."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lern.cli.children import ROOT, environ
+from lern.redis_server import free_port
+from lern.settings import Settings
+from tests.workers import Process, until
+
+TOKEN = "a-token-for-scripts-of-this-test"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    given = {"DATA_DIR": str(tmp_path / "data"), "FLOWER_PORT": str(free_port()), "FLOWER_API_TOKEN": TOKEN}
+    return Settings.load({f"LERN_{name}": value for name, value in given.items()})
+
+
+@pytest.fixture
+def flower(settings: Settings, tmp_path: Path) -> Iterator[Process]:
+    more = {"FLOWER_BASIC_AUTH": "asha:secret"}
+    with Process("flower", settings, tmp_path / "flower.log", more, "--address", "0.0.0.0", "--max-tasks=7") as process:  # noqa: S104
+        yield process.ready("Flower is there")
+
+
+def test_it_asks_who_is_there_lets_scripts_in_by_their_token_and_ends_with_its_redis(
+    flower: Process, settings: Settings
+) -> None:
+    url = f"http://127.0.0.1:{settings.flower_port}"
+    until(lambda: _answers(url))
+    assert httpx.get(f"{url}/runs").status_code == 401
+    assert httpx.get(f"{url}/runs", auth=("asha", "secret")).status_code == 200
+    runs = f"{url}/api/lern/runs"
+    assert httpx.get(runs).status_code == 401
+    assert httpx.get(runs, headers={"Authorization": f"Bearer {TOKEN}x"}).status_code == 401
+    answer = httpx.get(runs, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.json()) == (200, [])
+    assert flower.stop() == 0
+    assert _processes_in(settings.data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--address", "0.0.0.0"), "FLOWER_BASIC_AUTH"),  # noqa: S104 - that it is refused is tested
+        (("--basic_auht=asha:secret",), "no option of Flower's"),
+    ],
+)
+def test_what_would_be_open_or_without_effect_does_not_start(
+    settings: Settings, arguments: tuple[str, ...], said: str
+) -> None:
+    command = [sys.executable, "-m", "lern.cli", "flower", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ(settings), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert _processes_in(settings.data_dir) == []
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthcheck").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _processes_in(directory: Path) -> list[str]:
+    """The processes that work in a data directory, or a directory of it."""
+    return [
+        process.name
+        for process in Path("/proc").glob("[0-9]*")
+        if str(directory) in _of(process, "cmdline") + _of(process, "environ") and _of(process, "cmdline")
+    ]
+
+
+def _of(process: Path, name: str) -> str:
+    try:
+        return (process / name).read_text(errors="replace")
+    except OSError:
+        return ""
