@@ -9,6 +9,7 @@ from tornado.web import authenticated
 
 from lern.flower.page import Page, link
 from lern.ledger import Run
+from lern.undo import UNDOABLE
 
 _ID: Final = re.compile(r"(?P<run>.{1,200})\.(?P<generation>\d{1,9})\.(?P<step>[a-z_]+\.[a-z_]+)")
 
@@ -25,6 +26,11 @@ class StepOfRun:
     def current(self) -> bool:
         """Whether the run stands where the task was."""
         return (self.run.generation, self.run.step) == (self.generation, self.step)
+
+    @property
+    def undoable(self) -> bool:
+        """Whether an undo may be asked for; the page that asks knows whether it is possible as things stand."""
+        return self.run.state == "succeeded" and self.run.workflow in UNDOABLE
 
 
 class TaskPage(Page):

@@ -197,6 +197,22 @@ def test_a_run_that_waits_says_why_and_since_when_and_can_be_tried_now(flower: S
     expect(page.locator("#audit")).to_contain_text("try now")
 
 
+def test_all_that_wait_for_one_cause_are_tried_at_once(flower: Site, page: Page) -> None:
+    place = flower.place
+    ids = [place.enter(f"source-{number}", "target", f"m{number}") for number in range(3)]
+    with place.services.locks.hold(["target"], "token", wait=1, holder="a test"):
+        assert {place.carry_out(run_id).state for run_id in ids} == {"waiting"}
+    place.services.broker.delete(place.settings.queue)
+    page.goto(f"{flower.url}/waiting")
+    page.locator("[data-reason=BUSY]").get_by_role("link", name="Try now all 3…").click()
+    expect(page.locator("#question")).to_have_text("Try now: 3 waiting runs?")
+    page.get_by_role("button", name="Try now 3").click()
+    expect(page.locator("#progress")).to_have_text("3 of 3 started")
+    assert {place.run(run_id).state for run_id in ids} == {"queued"}
+    assert place.services.broker.llen(place.settings.queue) == 3
+    assert [[entry.action for entry in place.detail(run_id).audit] for run_id in ids] == [["try now"]] * 3
+
+
 def test_a_merge_is_undone_after_a_question(flower: Site, page: Page) -> None:
     place = flower.place
     place.load(two_accounts("source", "target"), RELATIONS)
@@ -251,6 +267,10 @@ def test_a_task_leads_to_its_run_and_a_run_to_its_tasks(flower: Site, page: Page
     mend(flower.place)
     page.get_by_role("button", name="Retry").click()
     expect(page.locator("#state")).to_have_text("succeeded", timeout=30_000)
+    page.goto(task)
+    expect(page.locator(".lern-note")).to_contain_text("succeeded")
+    page.get_by_role("link", name="Undo…").click()
+    expect(page.locator("h1")).to_have_text("Take this merge back?")
     page.goto(f"{flower.url}/task/{run_id}.1.merge.content")
     expect(page.get_by_role("status")).to_contain_text("Flower does not remember task")
     page.goto(f"{flower.url}/task/unknown")

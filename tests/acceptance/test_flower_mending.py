@@ -181,6 +181,45 @@ def test_a_script_replays_a_corrected_event(mending: Mending) -> None:
     mending.site.until(taken.json()["run_id"], "succeeded")
 
 
+def test_runs_are_found_by_account_text_workflow_time_and_state(mending: Mending, page: Page) -> None:
+    place, ledger = mending.place, mending.place.services.ledger
+    ids = [place.enter(f"found-{number}", "found-target", f"found-{number}") for number in range(3)]
+    other = mending.world.enter(transfer_event("found-1", "found-elsewhere"))
+    for run_id in (*ids, other):
+        mending.site.until(run_id, "succeeded", "failed")
+    rows = page.locator("tr[data-run]")
+
+    def listed(*wanted: str) -> None:
+        expect(rows).to_have_count(len(wanted))
+        assert {row.get_attribute("data-run") for row in rows.all()} == set(wanted)
+
+    page.goto(f"{mending.site.url}/runs")
+    page.get_by_label("Account").fill("found-1")
+    page.get_by_role("button", name="Find").click()
+    listed(ids[1], other)
+    page.get_by_label("Workflow").select_option("merge")
+    page.get_by_role("button", name="Find").click()
+    listed(ids[1])
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_label("Text").fill("found-target")
+    page.get_by_role("button", name="Find").click()
+    listed(*ids)
+    # A filter by state keeps the others.
+    page.locator("[data-state=failed]").click()
+    listed()
+    expect(page.get_by_label("Text")).to_have_value("found-target")
+    page.locator("[data-state=succeeded]").click()
+    listed(*ids)
+    page.get_by_label("Until (UTC)").fill("2024-01-01T00:00")
+    page.get_by_role("button", name="Find").click()
+    listed()
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_label("Text").fill(ids[2][:13])
+    page.get_by_role("button", name="Find").click()
+    listed(ids[2])
+    assert ledger.peek(ids[2]) is not None
+
+
 def rows_of(place: Place) -> dict[str, list[Row]]:
     return {name: sorted(place.rows(table), key=table.key_of) for name, table in TABLES.items()}
 

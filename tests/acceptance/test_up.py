@@ -135,6 +135,10 @@ def test_a_watched_file_that_is_moved_away_is_followed(stack: Watched) -> None:
 def test_it_goes_down_and_leaves_nothing(stack: Watched) -> None:
     assert stack.lern("down").returncode == 0
     assert stack.lern("status").returncode == 1
+    # Every line of its log says whose it is.
+    said = [re.match(r"(\w+) +│ ", line) for line in stack.log.splitlines()]
+    assert None not in said
+    assert {found[1] for found in said if found} == (PARTS - {"redis"}) | {"lern"}
     # The processes that its processes had started included.
     assert [number for number in _processes_of(stack.directory) if number != os.getpid()] == []
     assert stack.lern("down").returncode == 0
