@@ -1,7 +1,8 @@
-"""Fetching the next while one is worked on."""
+"""Fetching the next while one is worked on, and finishing the one before."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -25,3 +26,23 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := following.result()) is not end:
             following = fetch()
             yield item  # type: ignore[misc]  # all but the end is an item
+
+
+@contextmanager
+def behind() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Give a function that has a thread do a piece of work, and returns as soon as the piece before is done.
+
+    What a piece raises is raised by the next call, or when the block ends. However it ends, the thread has ended then:
+    nothing is done any more by a step that was given up.
+    """
+    with ThreadPoolExecutor(1, "behind") as pool:
+        last: list[Future[object]] = []
+
+        def do(piece: Callable[[], object]) -> None:
+            if last:
+                last.pop().result()
+            last.append(pool.submit(copy_context().run, piece))
+
+        yield do
+        if last:
+            last.pop().result()

@@ -5,6 +5,7 @@ Each brings one kind of row from the source's account to the target's; the last 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from lern.store.tables import (
     Row,
     Table,
 )
-from tasks.ahead import ahead
+from tasks.ahead import ahead, behind
 from tasks.app import step_task
 from tasks.step import Result, Work
 
@@ -173,14 +174,19 @@ def _pass(
     course_of: dict[str, str],
 ) -> bool:
     """Go over the source's rows once, from the start; tell whether there was anything to do."""
-    found = False
-    for rows, look in _looked(planner, part, at_once):
-        work.go_on()
-        planned = planner.plan(part.table, rows, look)
-        left.update(planned.left)
-        if planned.chunk is not None:
-            found = True
-            work.journal(merge.KIND, planned.chunk, planned.chunk.scope(course_of))
+    found = has_more = False
+    with behind() as while_we_go_on:
+        for rows, look in _looked(planner, part, at_once):
+            work.go_on()
+            planned = planner.plan(part.table, rows, look)
+            left.update(planned.left)
+            # Where the store profits, a chunk is carried out while the next is planned: they have no row in common.
+            has_more = planner.store.reads_ahead and (has_more or len(rows) == at_once)
+            if planned.chunk is not None:
+                found = True
+                saved = work.plan(merge.KIND, planned.chunk, planned.chunk.scope(course_of))
+                carry_out = partial(work.carry_out, saved, planned.chunk)
+                while_we_go_on(carry_out) if has_more else carry_out()
     return found
 
 

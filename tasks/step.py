@@ -124,7 +124,10 @@ class Work:
         number: int | None = None,
     ) -> None:
         """Journal a chunk with its events, carry it out and mark it. Without a number it gets the next one."""
-        saved = self.plan(kind, chunk, scope, outgoing, number)
+        self.carry_out(self.plan(kind, chunk, scope, outgoing, number), chunk)
+
+    def carry_out(self, saved: SavedChunk, chunk: Chunk) -> None:
+        """Carry out and mark a chunk that was journalled just now."""
         # Somebody may have been there first; then that chunk counts, and ours was never written down.
         self._tally.add(self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload)))
 

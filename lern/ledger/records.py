@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
+import msgpack
+
 from lern.store.tables import Key
 
 RunState = Literal["queued", "running", "waiting", "succeeded", "failed", "undone"]
@@ -365,13 +367,13 @@ class DeadLetter:
 
 
 def packed(value: Any) -> bytes:
-    """Compress a value for the journal. Level 1: nearly as small as 6 for such rows, in a third of the time."""
-    return zlib.compress(json.dumps(value, separators=(",", ":")).encode("ascii"), 1)
+    """Compress a value that JSON could keep, NaN included. Level 1: nearly as small as 6, in a third of the time."""
+    return zlib.compress(msgpack.packb(value, unicode_errors="surrogatepass"), 1)
 
 
 def unpacked(blob: bytes) -> Any:
     """Give back what `packed` compressed."""
-    return json.loads(zlib.decompress(blob))
+    return msgpack.unpackb(zlib.decompress(blob), unicode_errors="surrogatepass")
 
 
 def text_of(value: Any) -> str:

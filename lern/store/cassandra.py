@@ -354,14 +354,14 @@ def _effective(
 def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Change]) -> dict[Key, Row | None]:
     """Give what the changed rows will be if nobody else writes them; None: gone."""
     result: dict[Key, Row | None] = {}
-    collections = frozenset(c for c, kind in table.columns.items() if kind not in SCALARS or kind is Kind.FLOAT)
+    collections = _COLLECTIONS[table]
     for key, change in changes.items():
         current = standing.get(key)
         if change.delete:
             result[key] = None
             continue
         row: Row = dict(zip(table.key, key, strict=True)) if current is None else dict(current)
-        if not (change.drop or change.clear or collections.intersection(change.put)):
+        if not (change.drop or change.clear or (collections and not collections.isdisjoint(change.put))):
             row.update(change.put)
             result[key] = row
             continue
@@ -385,6 +385,11 @@ def _is_same(one: Row | None, other: Row | None) -> bool:
     return one == other or (one is not None and other is not None and same(one, other))
 
 
+# What does not come back as it was written: collections are mixed with what stands, floats have 32 bits.
+_COLLECTIONS: Final = {
+    table: frozenset(c for c, kind in table.columns.items() if kind not in SCALARS or kind is Kind.FLOAT)
+    for table in TABLES.values()
+}
 _FLOATS: Final = {
     table: tuple(c for c, kind in table.columns.items() if kind is Kind.FLOAT)
     for table in TABLES.values()
