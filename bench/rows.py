@@ -1,10 +1,12 @@
 """Time per row and memory for one user of 100 to 100,000 content rows: both are to stay flat.
 
+Each size has a process of its own, which merges several such users, as a worker does in its life; their median counts.
 The time of a merge without a row, measured in the same process, is taken off: it has no rows to be spread over.
 """
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +18,8 @@ from bench.stack import ROOT, embedded, enter
 from lern.store.tables import USER_CONTENT_CONSUMPTION
 from workflows import MERGE
 
-SIZES = (100, 1_000, 10_000, 100_000)
+# How many users of each size.
+SIZES = {100: 25, 1_000: 9, 10_000: 3, 100_000: 1}
 REFERENCE = 1_000
 ROUNDS = 3
 FLAT = 1.5
@@ -55,9 +58,10 @@ def _one(count: int) -> Measured:
     size = Size("r", max(1, count // 500), min(500, count), 0)
     with embedded(LERN_LOG_LEVEL="ERROR") as parts:
         # Loaded row by row, so that loading takes no memory that the merge could hide in.
-        for table, row in rows(size, 0):
-            if table is USER_CONTENT_CONSUMPTION or row.get("contentstatus"):
-                parts.store.insert(table, [row])
+        for user in range(SIZES[count]):
+            for table, row in rows(size, user):
+                if table is USER_CONTENT_CONSUMPTION or row.get("contentstatus"):
+                    parts.store.insert(table, [row])
 
         def timed(source: str, target: str) -> float:
             [run_id] = enter(parts, "merge", MERGE.steps, [(source, target)])
@@ -72,8 +76,9 @@ def _one(count: int) -> Measured:
         for table, row in rows(warm, 0):
             parts.store.insert(table, [row])
         timed(warm.source(0), warm.target(0))
-        empty = min(timed(f"nobody-{number}", f"no-one-{number}") for number in range(10))
-        seconds = timed(size.source(0), size.target(0)) - empty
+        empty = statistics.median([timed(f"nobody-{number}", f"no-one-{number}") for number in range(10)])
+        merges = [timed(size.source(user), size.target(user)) for user in range(SIZES[count])]
+        seconds = statistics.median(merges) - empty
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Measured(count, seconds / count * 1e6, peak)
 
