@@ -15,7 +15,7 @@ from tests.acceptance.site import Site, site
 from tests.accounts import RELATIONS, two_accounts
 
 NAMES: Final = ("asha", "ravi", "meena", "kiran", "divya", "arjun", "lakshmi", "imran", "sunita", "joseph")
-ON_A_PHONE: Final = ("runs", "failed", "run-failed", "dead", "confirm")
+ON_A_PHONE: Final = ("runs", "failed", "run-failed", "dead", "dead-correct", "confirm")
 
 
 def prepare(place: Place) -> dict[str, str]:
@@ -48,6 +48,7 @@ def prepare(place: Place) -> dict[str, str]:
         "waiting": "/waiting",
         "dead": "/dead",
         "dead-letter": f"/dead/{letter.id}",
+        "dead-correct": f"/dead/{letter.id}",
         "run": f"/run/{merged}",
         "run-failed": f"/run/{failed}",
         "rows": f"/run/{merged}/rows/{chunks['merge.enrolments']}",
@@ -66,6 +67,9 @@ def take(made: Site, pages: dict[str, str], directory: Path) -> None:
             for name in names:
                 page.goto(made.url + pages[name])
                 page.locator("main").wait_for()
+                if name == "dead-correct":
+                    page.get_by_text("Correct it").click()
+                    page.get_by_role("button", name="Replay corrected").scroll_into_view_if_needed()
                 page.screenshot(path=directory / f"flower-{name}{kind}.png")
             context.close()
 
