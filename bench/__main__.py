@@ -46,12 +46,12 @@ def rows() -> None:
     """Print what a row costs as users get bigger."""
     from bench import rows as measured
 
-    table = _table(
-        "One user, one process (SQLite)", "content rows", "µs a row", "ratio", "limit", "MiB", "more", "limit"
-    )
+    headings = ("content rows", "ms of the first", "µs a further row", "ratio", "limit", "MiB", "more", "limit")
+    table = _table("One user, one process (SQLite)", *headings)
     for one, ratio, more in measured.measure():
-        cells = (f"{one.microseconds:.0f}", f"{ratio:.2f}", f"{measured.FLAT:g}", f"{one.peak_mib:.0f}", f"{more:+.0f}")
-        table.add_row(f"{one.rows:,}", *cells, f"{measured.MOST_MIB:g}")
+        time = (f"{one.first:.1f}", f"{one.microseconds:.0f}", f"{ratio:.2f}", f"{measured.FLAT:g}")
+        memory = (f"{one.peak_mib:.0f}", f"{more:+.0f}", f"{measured.MOST_MIB:g}")
+        table.add_row(f"{one.rows:,}", *time, *memory)
     console.print(table)
 
 

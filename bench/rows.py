@@ -1,7 +1,8 @@
 """Time per row and memory for one user of 100 to 100,000 content rows: both are to stay flat.
 
 Each size has a process of its own, which merges several such users, as a worker does in its life; their median counts.
-The time of a merge without a row, measured in the same process, is taken off: it has no rows to be spread over.
+What a merge with anything to do costs, measured in the same process with users of one row and one enrolment, is taken
+off and shown beside: it is there once, however many rows there are.
 """
 
 import json
@@ -21,6 +22,8 @@ from workflows import MERGE
 # How many users of each size.
 SIZES = {100: 25, 1_000: 9, 10_000: 3, 100_000: 1}
 REFERENCE = 1_000
+# How many users of one row.
+ONES = 25
 ROUNDS = 3
 FLAT = 1.5
 MOST_MIB = 40.0
@@ -28,11 +31,15 @@ MOST_MIB = 40.0
 
 @dataclass(frozen=True)
 class Measured:
-    """One user's merge: rows, microseconds a row (the best of some rounds), peak memory in MiB."""
+    """One user's merge: rows, microseconds for each row but the first (the best of some rounds), peak memory in MiB.
+
+    `first`: milliseconds of a merge of one row.
+    """
 
     rows: int
     microseconds: float
     peak_mib: float
+    first: float
 
 
 def measure() -> Iterator[tuple[Measured, float, float]]:
@@ -57,14 +64,15 @@ def _one(count: int) -> Measured:
 
     size = Size("r", max(1, count // 500), min(500, count), 0)
     with embedded(LERN_LOG_LEVEL="ERROR") as parts:
-        # Loaded row by row, so that loading takes no memory that the merge could hide in.
-        for user in range(SIZES[count]):
+
+        def load(size: Size, user: int) -> None:
+            """Load row by row, so that loading takes no memory that the merge could hide in."""
             for table, row in rows(size, user):
                 if table is USER_CONTENT_CONSUMPTION or row.get("contentstatus"):
                     parts.store.insert(table, [row])
 
-        def timed(source: str, target: str) -> float:
-            [run_id] = enter(parts, "merge", MERGE.steps, [(source, target)])
+        def timed(size: Size, user: int) -> float:
+            [run_id] = enter(parts, "merge", MERGE.steps, [(size.source(user), size.target(user))])
             begun = time.perf_counter()
             for step in MERGE.steps:
                 outcome = perform(parts, step, BODIES[step], run_id, 1)
@@ -72,15 +80,17 @@ def _one(count: int) -> Measured:
                     raise TypeError(outcome)
             return time.perf_counter() - begun
 
-        warm = Size("w", 1, 50, 1)
-        for table, row in rows(warm, 0):
-            parts.store.insert(table, [row])
-        timed(warm.source(0), warm.target(0))
-        empty = statistics.median([timed(f"nobody-{number}", f"no-one-{number}") for number in range(10)])
-        merges = [timed(size.source(user), size.target(user)) for user in range(SIZES[count])]
-        seconds = statistics.median(merges) - empty
+        warm, one = Size("w", 1, 50, 1), Size("o", 1, 1, 0)
+        load(warm, 0)
+        timed(warm, 0)
+        for user in range(ONES):
+            load(one, user)
+        for user in range(SIZES[count]):
+            load(size, user)
+        first = statistics.median([timed(one, user) for user in range(ONES)])
+        seconds = statistics.median([timed(size, user) for user in range(SIZES[count])]) - first
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Measured(count, seconds / count * 1e6, peak)
+    return Measured(count, seconds / (count - 1) * 1e6, peak, first * 1000)
 
 
 if __name__ == "__main__":
