@@ -2,7 +2,8 @@
 
 A worker takes the lowest number that no other worker of its data directory holds, so one that is started in the
 place of another has its name again. The number is held by a lock on a file, which the worker's processes inherit:
-it is free when the last of them has ended, however it ended.
+it is free when the last of them has ended, however it ended. Where nothing may be written (a container without a
+volume, whose host name is its own) it is the number of the process.
 """
 
 import fcntl
@@ -30,7 +31,10 @@ class NodeName:
 def node_name(data_dir: Path) -> Iterator[NodeName]:
     """Hold a name for the length of the block, or for as long as a process that inherits it lives."""
     directory = data_dir.resolve()
-    number, descriptor = _taken(directory / "workers")
+    try:
+        number, descriptor = _taken(directory / "workers")
+    except OSError:
+        number, descriptor = os.getpid(), os.open(os.devnull, os.O_RDONLY)
     try:
         # Elsewhere on this host another data directory counts from one as well.
         place = sha256(os.fsencode(directory)).hexdigest()[:_DIGITS]

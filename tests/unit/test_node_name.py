@@ -1,5 +1,6 @@
 """What workers are called: no two the same, and a successor as the one before it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,12 @@ def test_a_name_is_held_by_the_processes_that_inherit_it_until_the_last_has_ende
         child.wait()
         with node_name(tmp_path) as after:
             assert after.text == mine.text
+
+
+def test_a_worker_that_may_not_write_its_data_directory_has_a_name_as_well(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with node_name(tmp_path / "file" / "data") as name:
+        assert f"-{os.getpid()}@" in name.text
 
 
 def test_celery_is_given_the_name(tmp_path: Path) -> None:
