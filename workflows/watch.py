@@ -137,6 +137,9 @@ class Watch:
         if not block and to_the_end:
             block = b"".join(_pieces(file, start.offset))
         if not block:
+            if start != self.place:
+                # Cut: it must be known again if it is moved away before anything was read of it.
+                self._save(start)
             return 0
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
         taken = take_in(self._parts, list(self._messages(block, start.line)))

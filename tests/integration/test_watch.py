@@ -144,6 +144,20 @@ def test_what_was_moved_away_while_nobody_watched_is_found_where_it_lies(file: F
     file.holds()
 
 
+def test_a_file_that_is_cut_and_then_moved_away_is_found_where_it_lies(file: File) -> None:
+    file.add(line())
+    file.look()
+    with file.path.open("r+b") as cut:
+        cut.truncate()
+    assert file.look() == 0
+    file.add(line())
+    file.moved("events.jsonl.1")
+    file.add(line())
+    file.restart()
+    assert file.look() == 2
+    file.holds()
+
+
 @pytest.mark.parametrize("lines", [1, 2, 3, 7])
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "unwatched"])
 def test_a_file_that_is_cut_and_written_anew_is_read_from_its_first_line(
