@@ -122,7 +122,7 @@ class MergeChunk:
 
         removable = [entry.source for entry in self.entries if entry.remove]
         with store.unit(guard) as unit:
-            unit.settle(self.table, by_key.keys(), decide, self.first)
+            unit.settle(self.table, by_key.keys(), decide, self.first, removable)
             changed = unit.remove(self.table, removable) if removable else []
         counts = {"mended": len(self.entries)} if self.again else self._counts(len(removable) - len(changed))
         contributed = {} if self.again else self._contributions(changed)

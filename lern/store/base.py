@@ -92,13 +92,21 @@ class Unit(Protocol):
     on, so that a live write after that read wins.
     """
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
+    def settle(
+        self,
+        table: Table,
+        keys: Collection[Key],
+        decide: Decide,
+        first: First | None = None,
+        then: Sequence[Row] = (),
+    ) -> int:
         """Read the rows of `keys`, write what `decide` makes of them, until nothing is left to write.
 
         `decide` gets the rows that stand (absent ones are not in the mapping), must be idempotent, and
         may be called up to three times. It gives at most one change for each key, of `keys` alone
         (`ValueError`), and may read slices through the unit. `first`: a decision that a store whose writes carry
         the time of its look begins with, instead of reading and asking; what was written since is seen afterwards.
+        `then`: the very rows that `remove` is to be given next; a store may look at them already.
         Returns how many changes were written. Raises `Unsettled` if the third round still wanted to write,
         `ClockAhead` if a cell's time makes writing useless, `BadRow` if a value is not one of its column's kind.
         """

@@ -7,7 +7,8 @@ that was stamped before T and arrives after the read is lost to ours, in the cel
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,12 +175,20 @@ class CassandraUnit:
         self._clock = clock
         self._tolerance = tolerance
         self._guard = guard
+        self._looked: tuple[Sequence[Row], _Compared] | None = None
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order."""
         return self._reader.rows(table, where, after, limit)
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
+    def settle(
+        self,
+        table: Table,
+        keys: Collection[Key],
+        decide: Decide,
+        first: First | None = None,
+        then: Sequence[Row] = (),
+    ) -> int:
         """Write what `decide` makes of the rows of `keys`, and read them back until nothing is left to write."""
         begun = None if first is None or first.look.at is None else (first.look.at, first.look.rows, first.changes)
         asked = frozenset(keys)
@@ -195,6 +204,8 @@ class CassandraUnit:
                 begun = None
             else:
                 now = self._clock.now()
+                # Both take their time at the server; what is to be removed is looked at meanwhile.
+                self._looked = (then, self._look(table, then)) if then and changes else None
                 standing = self._reader.read(table, asked)
                 # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them.
                 if changes and _is_as_expected(expected, standing):
@@ -212,23 +223,29 @@ class CassandraUnit:
 
     def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
         """Delete those of `rows` that still stand exactly as given; give back what stands in place of the others."""
-        now = self._clock.now()
-        given = {table.key_of(row): row for row in rows}
-        compared = _Compared(self._connected, table, given, now)
-        groups = by_slice(table, given)
-        ranges = [group for group in groups.values() if len(group) > 1]
-        for group in ranges:
-            first, last = (choose(group, key=lambda key: place_of(table, key)) for choose in (min, max))
-            compared.in_order(self._reader.between(table, first, last, compared.times))
-        singles = [group[0] for group in groups.values() if len(group) == 1]
-        for _, raw in self._reader.raw(table, singles, compared.times):
-            compared.in_order([raw])
+        looked, self._looked = self._looked, None
+        compared = looked[1] if looked is not None and looked[0] is rows else self._look(table, rows)
+        compared.finish()
         self._refuse(compared.ahead)
-        writer = Writer(self._connected, table, now)
+        writer = Writer(self._connected, table, compared.now)
         for first, last in compared.unchanged:
             writer.delete(first, last)
         self._connected.write(writer.requests(), self._guard)
         return compared.changed
+
+    def _look(self, table: Table, rows: Sequence[Row]) -> "_Compared":
+        """Begin to read rows that are to be removed, as they stand now."""
+        now = self._clock.now()
+        given = {table.key_of(row): row for row in rows}
+        compared = _Compared(self._connected, table, given, now)
+        groups = by_slice(table, given).values()
+        by_place = partial(place_of, table)
+        ranges = [(min(group, key=by_place), max(group, key=by_place)) for group in groups if len(group) > 1]
+        singles = [group[0] for group in groups if len(group) == 1]
+        between = self._reader.between(table, ranges, compared.times)
+        alone = self._reader.raw(table, singles, compared.times)
+        compared.coming = chain(between, ([raw] for _, raw in alone))
+        return compared
 
     def _write(self, table: Table, changes: Iterable[Change], standing: Mapping[Key, Row], now: int) -> None:
         writer = Writer(self._connected, table, now)
@@ -303,16 +320,19 @@ class _Compared:
     def __init__(self, connected: Connected, table: Table, given: Mapping[Key, Row], now: int) -> None:
         shape = connected.shape(table)
         of_collections = connected.version >= _TIMES_OF_COLLECTIONS
-        self._table, self._codec, self._given, self._now = table, shape.codec, given, now
+        self._table, self._codec, self._given, self.now = table, shape.codec, given, now
+        # The rows of one slice after the other.
+        self.coming: Iterable[Iterable[Any]] = ()
         self._columns = shape.statements.timed(of_collections=of_collections)
         self.times = shape.statements.latest(of_collections=of_collections)
         self.unchanged: list[tuple[Key, Key]] = []
         self.changed: list[Row] = []
         self.ahead: Ahead | None = None
 
-    def in_order(self, raws: Iterable[Any]) -> None:
-        """Take the next rows of one slice."""
-        self.unchanged.extend(joined(map(self._key_if_unchanged, raws)))
+    def finish(self) -> None:
+        """Take all that is coming."""
+        for raws in self.coming:
+            self.unchanged.extend(joined(map(self._key_if_unchanged, raws)))
 
     def _key_if_unchanged(self, raw: Any) -> Key | None:
         key = self._codec.key_of(raw)
@@ -325,8 +345,8 @@ class _Compared:
             self.changed.append(row)
             return None
         times = raw[width:]
-        if max((time for time in times if time is not None), default=0) >= self._now:
-            found = ahead(self._table, key, dict(zip(self._columns, times, strict=True)), self._now)
+        if max((time for time in times if time is not None), default=0) >= self.now:
+            found = ahead(self._table, key, dict(zip(self._columns, times, strict=True)), self.now)
             if found is not None and (self.ahead is None or found.by > self.ahead.by):
                 self.ahead = found
         return key

@@ -75,15 +75,30 @@ class Reader:
         return {key: codec.row(raw) for key, raw in self.raw(table, keys)}
 
     def raw(self, table: Table, keys: Collection[Key], times: Sequence[str] = ()) -> Iterator[tuple[Key, Any]]:
-        """Read rows by primary key, as the driver gives them, with what `times` selects at their ends."""
+        """Read rows by primary key, as the driver gives them, with what `times` selects at their ends.
+
+        The first questions are on their way when this returns.
+        """
         shape = self._connected.shape(table)
         wanted = frozenset(keys)
         if table.name in SPREAD:
-            yield from self._wanted(shape, wanted, self._spread(shape, wanted, times))
-            return
+            return _wanted(shape, wanted, self._connected.reads(self._spread(shape, wanted, times)))
         ranges, places = self._pieces(table, wanted)
-        requests = [self._first_between(shape, piece, times) for piece in ranges]
-        for piece, result in zip(ranges, self._connected.reads(requests), strict=True):
+        by_range = self._connected.reads([self._first_between(shape, piece, times) for piece in ranges])
+        by_place = self._connected.reads([self._by_places(shape, piece, times) for piece in places])
+        return self._found(shape, wanted, zip(ranges, by_range, strict=True), by_place, times)
+
+    def _found(
+        self,
+        shape: Shape,
+        wanted: Collection[Key],
+        by_range: Iterable[tuple[list[Key], Any]],
+        by_place: Iterable[Any],
+        times: Sequence[str],
+    ) -> Iterator[tuple[Key, Any]]:
+        table = shape.codec.table
+        rest: list[list[Key]] = []
+        for piece, result in by_range:
             raws = list(raw_rows(result))
             yield from ((key, raw) for raw in raws if (key := shape.codec.key_of(raw)) in wanted)
             if len(raws) == _room(piece):
@@ -91,13 +106,21 @@ class Reader:
                 last = shape.codec.key_of(raws[-1])
                 self._connected.sparse.add((table, _slice_of(table)(last)))
                 beyond = [key for key in piece if place_of(table, key) > place_of(table, last)]
-                places += [beyond] if beyond else []
-        yield from self._wanted(shape, wanted, (self._by_places(shape, piece, times) for piece in places))
+                rest += [beyond] if beyond else []
+        yield from _wanted(shape, wanted, by_place)
+        if rest:
+            requests = (self._by_places(shape, piece, times) for piece in rest)
+            yield from _wanted(shape, wanted, self._connected.reads(requests))
 
-    def between(self, table: Table, first: Key, last: Key, times: Sequence[str]) -> Iterator[Any]:
-        """Read the rows of a slice from one key to another in order, as the driver gives them."""
+    def between(self, table: Table, ranges: Sequence[tuple[Key, Key]], times: Sequence[str]) -> Iterator[Iterator[Any]]:
+        """Read the rows of slices from one key to another in order, as the driver gives them: for each range its rows.
+
+        The first questions are on their way when this returns.
+        """
         cql = self._connected.shape(table).statements.between(times)
-        return raw_rows(self._connected.read(self._connected.bound(cql, range_cells(table, first, last))))
+        cells = [range_cells(table, first, last) for first, last in ranges]
+        requests = (Request(self._connected.bound(cql, some), sum(map(len, some))) for some in cells)
+        return map(raw_rows, self._connected.reads(requests))
 
     def places_between(self, table: Table, first: Key, last: Key) -> Iterator[Key]:
         """Read which places of a slice are taken, in order."""
@@ -149,12 +172,6 @@ class Reader:
         cells.append(integer(limit))
         return Request(self._connected.bound(cql, cells), sum(map(len, cells)))
 
-    def _wanted(self, shape: Shape, wanted: Collection[Key], requests: Iterable[Request]) -> Iterator[tuple[Key, Any]]:
-        for result in self._connected.reads(requests):
-            for raw in raw_rows(result):
-                if (key := shape.codec.key_of(raw)) in wanted:
-                    yield key, raw
-
     def _pieces(self, table: Table, keys: Iterable[Key]) -> tuple[list[list[Key]], list[list[Key]]]:
         """Part keys into pieces to be read as a range, and pieces to be read by their places.
 
@@ -197,6 +214,13 @@ class Reader:
                 cells = key_cells(table, names, user)
                 cells += [_texts(table, table.key[spread], spreads), _texts(table, table.key[place], places)]
                 yield Request(self._connected.bound(shape.statements.read_spread(times), cells), sum(map(len, cells)))
+
+
+def _wanted(shape: Shape, wanted: Collection[Key], results: Iterable[Any]) -> Iterator[tuple[Key, Any]]:
+    for result in results:
+        for raw in raw_rows(result):
+            if (key := shape.codec.key_of(raw)) in wanted:
+                yield key, raw
 
 
 def by_slice(table: Table, keys: Iterable[Key]) -> dict[Key, list[Key]]:

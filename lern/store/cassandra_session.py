@@ -201,17 +201,20 @@ class Connected:
             return self.session.execute(statement)
 
     def reads(self, requests: Iterable[Request]) -> Iterator[Any]:
-        """Run reads side by side. Gives the driver's results, in the order of the requests."""
-        return self._in_order(requests, _READ, lambda: None, writing=False)
+        """Run reads side by side, the first of which are on their way when this returns.
+
+        Gives the driver's results, in the order of the requests.
+        """
+        return self._results(requests, _READ, lambda: None, writing=False)
 
     def write(self, requests: Iterable[Request], guard: Callable[[], None]) -> None:
         """Run writes side by side, and return when all are confirmed. `guard` is called before each."""
-        for _ in self._in_order(requests, _WRITE, guard, writing=True):
+        for _ in self._results(requests, _WRITE, guard, writing=True):
             pass
 
     def swaps(self, requests: Iterable[Request], guard: Callable[[], None]) -> Iterator[bool]:
         """Run conditional writes side by side; tell of each, in order, whether its condition was met."""
-        for result in self._in_order(requests, _WRITE, guard, writing=True):
+        for result in self._results(requests, _WRITE, guard, writing=True):
             yield bool(result.current_rows[0][0])
 
     def execute(self, cql: str) -> None:
@@ -233,14 +236,26 @@ class Connected:
         """Close the connections."""
         self.cluster.shutdown()
 
+    def _results(
+        self, requests: Iterable[Request], profile: object, guard: Callable[[], None], *, writing: bool
+    ) -> Iterator[Any]:
+        results = self._in_order(requests, profile, guard, writing=writing)
+        next(results)
+        return results
+
     def _in_order(
         self, requests: Iterable[Request], profile: object, guard: Callable[[], None], *, writing: bool
     ) -> Iterator[Any]:
+        """Give None once as many are on their way as may be, then the results."""
         waiting: deque[tuple[Any, int]] = deque()
         size = 0
+        is_begun = False
         try:
             for request in requests:
                 while waiting and (len(waiting) >= MOST_REQUESTS or size + request.size > MOST_BYTES):
+                    if not is_begun:
+                        is_begun = True
+                        yield None
                     future, done = waiting.popleft()
                     size -= done
                     with translated(writing=writing):
@@ -252,6 +267,8 @@ class Connected:
                         (self.session.execute_async(request.statement, execution_profile=profile), request.size)
                     )
                 size += request.size
+            if not is_begun:
+                yield None
             while waiting:
                 future, _ = waiting.popleft()
                 with translated(writing=writing):

@@ -164,9 +164,17 @@ class SqlUnit:
         self._guard = guard
         self._wrote = False
 
-    def settle(self, table: Table, keys: Collection[Key], decide: Decide, first: First | None = None) -> int:
+    def settle(
+        self,
+        table: Table,
+        keys: Collection[Key],
+        decide: Decide,
+        first: First | None = None,
+        then: Sequence[Row] = (),
+    ) -> int:
         """Write what `decide` makes of the rows of `keys`."""
-        del first  # what was read outside the transaction may be out of date
+        # What was read outside the transaction may be out of date, and nothing is to be had by looking ahead.
+        del first, then
         written = 0
         wanted = frozenset(keys)
         for _ in range(_ROUNDS):

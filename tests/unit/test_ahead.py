@@ -1,11 +1,11 @@
-"""Fetching ahead: order, errors, and that nothing goes on when nobody wants more."""
+"""Fetching ahead and finishing behind: order, errors, and that nothing goes on when nobody wants more."""
 
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tasks.ahead import ahead
+from tasks.ahead import ahead, behind
 
 
 def test_everything_comes_in_order() -> None:
@@ -56,3 +56,57 @@ def test_whoever_stops_waits_for_the_fetching_to_end() -> None:
         items.throw(ZeroDivisionError)  # type: ignore[attr-defined]  # a generator
     assert ended.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_a_piece_is_done_while_its_giver_goes_on_and_before_the_next() -> None:
+    may_end = threading.Event()
+    done: list[int] = []
+
+    def first() -> None:
+        assert may_end.wait(10)
+        done.append(1)
+
+    with behind() as have_done:
+        have_done(first)
+        assert done == []
+        may_end.set()
+        have_done(lambda: done.append(2))
+        assert done[0] == 1
+    assert done == [1, 2]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_what_a_piece_raises_is_raised_by_whoever_comes_next(pieces: int) -> None:
+    def fail() -> None:
+        raise LookupError
+
+    done: list[int] = []
+
+    def give() -> None:
+        with behind() as have_done:
+            have_done(fail)
+            if pieces == 2:
+                have_done(lambda: done.append(2))
+
+    with pytest.raises(LookupError):
+        give()
+    assert done == []
+
+
+def test_whoever_gives_up_waits_for_the_piece_to_end() -> None:
+    has_begun, ended = threading.Event(), threading.Event()
+
+    def piece() -> None:
+        has_begun.set()
+        ended.set()
+
+    def give_up() -> None:
+        with behind() as have_done:
+            have_done(piece)
+            assert has_begun.wait(10)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        give_up()
+    assert ended.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("behind")]
