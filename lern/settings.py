@@ -166,7 +166,7 @@ class Settings(BaseModel):
     )
 
     env: Name = Field(
-        default="dev", description="The installation's name: what `{{env}}` is in the topic and group names."
+        default="dev", description="The installation's name: what `{env}` is in the topic and group names."
     )
     data_dir: Directory = Field(
         default=Path(".lern"), description="Directory of the embedded default's files: SQLite, Redis and `out/`."
@@ -316,7 +316,8 @@ class Settings(BaseModel):
     )
     flower_api_token: Secret | None = Field(
         default=None,
-        description="What scripts send to `/api/lern` as `Authorization: Bearer …`. Not set: no script may.",
+        description="What scripts send to `/api/lern` as `Authorization: Bearer …`. Not set: scripts may read on "
+        "loopback alone, and change nothing.",
     )
 
     log_format: Literal["auto", "json", "text"] = Field(

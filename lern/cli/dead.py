@@ -89,7 +89,7 @@ def show(dead_id: DeadId, *, as_json: AsJson = False) -> None:
     screen = console.out()
     screen.print(Text.assemble(("dead letter ", "bold"), (str(letter.id), "bold"), "  ", console.state(letter.state)))
     facts = {
-        "why": f"{letter.code} {letter.field or ''}: {letter.reason}",
+        "why": f"{' '.join(filter(None, (letter.code, letter.field)))}: {letter.reason}",
         "topic": letter.topic,
         "place": place(letter),
         "came": f"{letter.count} times" if letter.count > 1 else "once",

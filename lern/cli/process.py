@@ -1,9 +1,12 @@
 """`lern process EVENTS.jsonl`: every event of a file carried out, from its line to the end of its run."""
 
 import json
+import shutil
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -59,14 +62,25 @@ def process(
     """
     settings = Settings.load()
     settings.require_shared_ledger()
-    events = Path("/dev/stdin") if file == "-" else existing(file).resolve()
     began = now_ms()
-    with interruptible(), stack(settings) as running:
+    with interruptible(), _readable(file) as events, stack(settings) as running:
         summary = _carried_out(running, events, topic, began)
         # Within the block: nobody has to wait for the end of the worker to see this.
         _print(summary)
     if not summary.well:
         raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[Path]:
+    """Give a path that another process can read. Our standard input is copied: it does not reach the bridge."""
+    if file != "-":
+        yield existing(file).resolve()
+        return
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _carried_out(running: Stack, events: Path, topic: str | None, began: int) -> Summary:

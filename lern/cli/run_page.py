@@ -39,7 +39,7 @@ def _facts(detail: RunDetail) -> RenderableType:
         "entered": f"{console.moment(run.created_at)} {console.zone()}",
         "took": phrases.span(None if run.ended_at is None else run.ended_at - run.created_at),
         "event": _event(run),
-        "tried": f"{run.generation - 1} times again" if run.generation > 1 else "",
+        "tried": f"{phrases.many(run.generation - 1, 'time')} again" if run.generation > 1 else "",
         "undoes": f"run {run.undo_of}" if run.undo_of else "",
         "undone by": ", ".join(f"run {other}" for other in detail.undo_runs),
     }

@@ -198,7 +198,7 @@ def test_a_file_is_carried_out_looked_at_and_taken_back(cli: Cli) -> None:
         assert step["name"] in page
     assert "read 8" in page
 
-    again = cli("process", events)
+    again = cli("process", "-", stdin=sample.EVENTS.read_text())
     assert again.returncode == 0
     assert "1 of them seen before" in again.stdout
 
