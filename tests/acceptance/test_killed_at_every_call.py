@@ -124,7 +124,7 @@ def run_of(place: Place, source: str, target: str, mid: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep"}, {"chunk_rows": "2"}], ids=str
+    "settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep", "chunk_rows": "2"}], ids=str
 )
 def test_a_merge_ends_as_if_undisturbed(killing: Killing, settings: dict[str, str]) -> None:
     place = killing.prepare(**settings)
