@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TYPED := lern tasks workflows tests bench celeryconfig.py
 
-.PHONY: help install demo test lint bench soak docs clean
+.PHONY: help install demo test versions lint bench soak docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     two sample accounts become one, with everything embedded"
 	@echo "make test     ruff, mypy and the tests"
+	@echo "make versions stores and search on the other supported versions of Cassandra and Elasticsearch"
 	@echo "make lint     ruff and mypy alone"
 	@echo "make bench    speed and memory, as ratios measured in one run"
 	@echo "make soak     ten minutes of merges: no process grows, nothing is left (MINUTES=3 for fewer)"
@@ -49,6 +50,12 @@ lint: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The other supported versions: minutes more, and as much again to download.
+versions: $(INSTALLED)
+	LERN_TEST_ELASTICSEARCH8=start $(BIN)/python -m pytest -k elasticsearch8 \
+		tests/contract/test_search.py tests/integration/ownership/test_elasticsearch8.py
+	LERN_TEST_CASSANDRA_VERSION=4.1.9 $(BIN)/python -m pytest -k cassandra tests/contract/test_store.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench

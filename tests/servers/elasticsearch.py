@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 import pytest
 
+from tests.servers.given import given
 from tests.servers.jars import fetched, filled
 from tests.servers.server import JavaServer, Server, running
 
@@ -151,6 +152,8 @@ def elasticsearch(elasticsearch_server: Server) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def elasticsearch8(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The one Elasticsearch 8 of this test run. Nobody stops it."""
+    """The one Elasticsearch 8 of this test run, where one is asked for. Nobody stops it."""
+    if given("ELASTICSEARCH8") is None:
+        pytest.skip("Elasticsearch 8, which takes a minute more, is tested by `make versions`")
     with running(Elasticsearch8, tmp_path_factory.mktemp("elasticsearch8")) as server:
         yield server

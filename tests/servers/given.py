@@ -2,7 +2,8 @@
 
 They are taken out of the environment: the processes under test inherit it, and refuse `LERN_` names that are no
 settings. `LERN_TEST_KAFKA` (host:port), `LERN_TEST_CASSANDRA` (host:port), `LERN_TEST_ELASTICSEARCH` and
-`LERN_TEST_ELASTICSEARCH8` (URLs) name servers to be used in place of our own; `LERN_TEST_CACHE` the directory of the
+`LERN_TEST_ELASTICSEARCH8` (URLs) name servers to be used in place of our own, and `start` asks for one of our own where
+there would be none; `LERN_TEST_CACHE` the directory of the
 JARs; `LERN_TEST_CASSANDRA_VERSION` the version of our own Cassandra.
 """
 

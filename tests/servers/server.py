@@ -19,6 +19,8 @@ from tests.servers.given import given
 from tests.servers.jars import MissingError, java
 
 HOST: Final = "127.0.0.1"
+# Instead of an address: one of our own.
+OURS: Final = "start"
 
 # How long (s) a server may take to answer, and to end when asked politely.
 _START: Final = 150
@@ -210,12 +212,12 @@ class JavaServer(Server):
 
 @contextlib.contextmanager
 def running(kind: type[JavaServer], home: Path) -> Iterator[Server]:
-    """Give the server that `LERN_TEST_<name>` names, or start one of our own and end it afterwards.
+    """Give the server that `LERN_TEST_<name>` names, or start one of our own (`start`) and end it afterwards.
 
     Without Java or Maven: skips with the reason on a developer's machine, fails in CI.
     """
     address = given(kind.name.upper())
-    if address is not None:
+    if address is not None and address != OURS:
         yield GivenServer(kind.name, address)
         return
     try:
