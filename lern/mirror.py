@@ -43,7 +43,7 @@ class Mirror:
         self._line: RedisLine | None = None
 
     def show(self, run_id: str, state: RunState) -> None:
-        """Write a run's state, and wait for no answer: it is but a shadow."""
+        """Write a state. Its answer is waited for only if the run has ended: that is what others wait to hear."""
         from redis import RedisError
 
         from lern.redis_line import RedisLine
@@ -51,7 +51,8 @@ class Mirror:
         if self._line is None:
             self._line = RedisLine(self._client.connection_pool)
         try:
-            self._line.tell("SET", _key(run_id), _written(state), "EX", KEPT_SECONDS)
+            say = self._line.ask if state.ended else self._line.tell
+            say("SET", _key(run_id), _written(state), "EX", KEPT_SECONDS)
         except RedisError as error:
             raise Unreachable("broker", str(error)) from error
 

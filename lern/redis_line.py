@@ -68,6 +68,9 @@ class RedisLine:
 
     def _told(self, connection: Any, command: tuple[str | int, ...]) -> None:
         self._hear_out(connection)
+        # What is sent to somebody who has hung up meanwhile is lost without a word.
+        if connection.can_read():
+            raise redis.ConnectionError("Redis has closed the connection")
         connection.send_command(*command)
         self._owed += 1
 
