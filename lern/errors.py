@@ -32,7 +32,7 @@ class Unreachable(LernError):
     def __init__(self, server: str, problem: str) -> None:
         """Name the server by its role (store, ledger, broker, locks, kafka, search) and the problem."""
         super().__init__(f"{server} cannot be reached: {problem}")
-        self.server = server
+        self.server, self.problem = server, problem
 
 
 class Overloaded(Unreachable):

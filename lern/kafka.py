@@ -76,7 +76,22 @@ def common_settings(settings: Settings) -> Config:
         "allow.auto.create.topics": False,
         # An idle connection that the broker closes is no news.
         "log.connection.close": False,
+        **_security(settings),
     }
+
+
+def _security(settings: Settings) -> Config:
+    """Give how the listener is spoken to: with which encryption, and as whom."""
+    given = {
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": settings.kafka_sasl_password,
+        "ssl.ca.location": settings.kafka_ssl_ca,
+        "ssl.certificate.location": settings.kafka_ssl_certificate,
+        "ssl.key.location": settings.kafka_ssl_key,
+    }
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def producer_settings(settings: Settings) -> Config:
@@ -142,6 +157,27 @@ def translated(error: KafkaError, about: str = "") -> LernError:
     return Transient(f"kafka: {text}")
 
 
+class Trouble:
+    """The last that a client of the library has complained of: a call that it was in the way of only times out."""
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._last = ""
+
+    def note(self, error: KafkaError) -> None:
+        """Take note; for `error_cb`. That all brokers are down says less than what came before it."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last:  # noqa: SLF001 - as above
+            self._last = error.str()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._last = ""
+
+    def told(self, text: str) -> str:
+        """Give what a call said, with what was behind it."""
+        return f"{text} ({self._last})" if self._last else text
+
+
 class KafkaSender:
     """Sends events to Kafka; see `Sender` for what that promises.
 
@@ -150,7 +186,8 @@ class KafkaSender:
 
     def __init__(self, settings: Settings, more: Mapping[str, Any] | None = None) -> None:
         """Remember the settings; nothing is opened. `more` overrides what producers are told."""
-        self._config = {**producer_settings(settings), **(more or {})}
+        self._trouble = Trouble()
+        self._config = {**producer_settings(settings), "error_cb": self._trouble.note, **(more or {})}
         self._seconds = float(self._config["delivery.timeout.ms"]) / 1000 + _SLACK_SECONDS
         self._made: Producer | None = None
         self._pid: int | None = None
@@ -163,11 +200,15 @@ class KafkaSender:
         if not events:
             return
         deliveries = _Deliveries(len(events))
+        self._trouble.forget()
         producer = self._producer()
         try:
             self._hand_over(producer, events, deliveries)
             producer.flush(self._seconds)
             deliveries.check()
+        except Unreachable as error:
+            self._give_up(producer)
+            raise Unreachable("kafka", self._trouble.told(error.problem)) from error
         except BaseException:
             self._give_up(producer)
             raise

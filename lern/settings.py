@@ -105,6 +105,15 @@ def _directory(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _readable(path: Path) -> Path:
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise ValueError("must be a file, and there is none")
+    if not os.access(path, os.R_OK):
+        raise ValueError("must be a file that this user may read")
+    return path
+
+
 def _list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -153,6 +162,7 @@ MergeTables = Annotated[
     tuple[Literal["current", "legacy"], ...], BeforeValidator(_list), AfterValidator(_current_tables)
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_list)]
+File = Annotated[Path, AfterValidator(_readable)]
 Secret = Annotated[str, _matching(r"[\x21-\x7e]{16,}", "16 visible ASCII characters or more: it opens every run")]
 Statuses = Annotated[tuple[int, ...], BeforeValidator(_list), AfterValidator(_statuses)]
 Seconds = Annotated[float, _between(0, sys.maxsize, _NOT_NEGATIVE)]
@@ -182,6 +192,11 @@ class Settings(BaseModel):
         default=None,
         description="Elasticsearch with the index `course-batch`, as in `http://h1:9200`.",
         json_schema_extra={"shown": "the store itself"},
+    )
+    search_ca: File | None = Field(
+        default=None,
+        description="PEM file of the authority that has signed Elasticsearch's certificate; goes with `https://`.",
+        json_schema_extra={"shown": "the public ones"},
     )
     ledger_url: LedgerUrl | None = Field(
         default=None,
@@ -226,6 +241,28 @@ class Settings(BaseModel):
     kafka_session_timeout: Annotated[float, _between(1, 1_800, "a bridge that hangs keeps its partitions as long")] = (
         Field(default=10.0, description="Time after which a killed bridge's partitions are another's.")
     )
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
+    ] = Field(
+        default="PLAINTEXT",
+        description="How Kafka's listener is spoken to: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
+    )
+    kafka_sasl_mechanism: (
+        Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)] | None
+    ) = Field(
+        default=None, description="How to log in to Kafka: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; goes with SASL."
+    )
+    kafka_sasl_username: str | None = Field(default=None, description="Who logs in to Kafka.")
+    kafka_sasl_password: str | None = Field(default=None, description="The password for that.")
+    kafka_ssl_ca: File | None = Field(
+        default=None,
+        description="PEM file of the authority that has signed Kafka's certificate; goes with SSL.",
+        json_schema_extra={"shown": "the system's"},
+    )
+    kafka_ssl_certificate: File | None = Field(
+        default=None, description="PEM file of our own certificate, for a Kafka that asks for one."
+    )
+    kafka_ssl_key: File | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
     bridge_batch: Annotated[int, _between(1, 10_000, "a batch is one transaction of the ledger")] = Field(
         default=500, description="Events that the bridge takes in at once."
     )
@@ -480,8 +517,12 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+# Fields of these names are never shown.
+_SECRETS: Final = ("_token", "_password")
+
+
 def _shown(field: str, value: object) -> str:
-    return "…" if field.endswith("_token") else repr(urls.redacted(str(value)))
+    return "…" if field.endswith(_SECRETS) else repr(urls.redacted(str(value)))
 
 
 def _unknown(name: str) -> str:
@@ -504,6 +545,9 @@ def _reason(problem: Mapping[str, Any]) -> str:
 
 
 # What is wrong with values that are right one by one: each gives the reason, or None.
+
+_KAFKA_SASL: Final = ("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
+_KAFKA_SSL: Final = ("kafka_ssl_ca", "kafka_ssl_certificate", "kafka_ssl_key")
 
 
 def _idle_wait(settings: Settings) -> str | None:
@@ -556,6 +600,40 @@ def _one_redis_database(settings: Settings) -> str | None:
     )
 
 
+def _kafka_login(settings: Settings) -> str | None:
+    given = [f for f in _KAFKA_SASL if getattr(settings, f) is not None]
+    protocol = settings.kafka_security_protocol
+    if not protocol.startswith("SASL_"):
+        if not given:
+            return None
+        named = " and ".join(map(variable, given))
+        return (
+            f"{named} without SASL in LERN_KAFKA_SECURITY_PROTOCOL={protocol}: nobody would log in. "
+            "Set it to SASL_SSL, or SASL_PLAINTEXT, as Kafka's listener is."
+        )
+    missing = [variable(f) for f in _KAFKA_SASL if f not in given]
+    return f"LERN_KAFKA_SECURITY_PROTOCOL={protocol} needs {' and '.join(missing)} as well." if missing else None
+
+
+def _kafka_certificates(settings: Settings) -> str | None:
+    given = [f for f in _KAFKA_SSL if getattr(settings, f) is not None]
+    protocol = settings.kafka_security_protocol
+    if given and not protocol.endswith("SSL"):
+        return (
+            f"{' and '.join(map(variable, given))} without SSL in LERN_KAFKA_SECURITY_PROTOCOL={protocol}: nothing "
+            "would be encrypted. Set it to SSL or SASL_SSL, as Kafka's listener is."
+        )
+    if (settings.kafka_ssl_certificate is None) != (settings.kafka_ssl_key is None):
+        return "LERN_KAFKA_SSL_CERTIFICATE and LERN_KAFKA_SSL_KEY go together: one is of no use without the other."
+    return None
+
+
+def _search_authority(settings: Settings) -> str | None:
+    if settings.search_ca is None or (settings.search_url or "").startswith("https://"):
+        return None
+    return "LERN_SEARCH_CA without https:// in LERN_SEARCH_URL: nothing would be encrypted. Use https://."
+
+
 def _one_name(values: Mapping[str, str]) -> str | None:
     by_value: dict[str, list[str]] = {}
     for field, value in values.items():
@@ -583,6 +661,9 @@ _CHECKS: Final[Sequence[tuple[frozenset[str], Callable[[Settings], str | None]]]
     (frozenset({"bridge_pause_at", "bridge_resume_at"}), _no_hysteresis),
     (frozenset({"data_dir", "store_url", "ledger_url"}), _one_file),
     (frozenset({"broker_url", "relations_url"}), _one_redis_database),
+    (frozenset({"kafka_security_protocol", *_KAFKA_SASL}), _kafka_login),
+    (frozenset({"kafka_security_protocol", *_KAFKA_SSL}), _kafka_certificates),
+    (frozenset({"search_ca", "search_url"}), _search_authority),
     (frozenset(f"table_{name}" for name in Settings().tables), _one_table),
     (frozenset({"env", *(f"topic_{name}" for name in _TOPICS)}), _one_topic),
 )

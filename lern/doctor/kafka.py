@@ -20,15 +20,18 @@ def examine(settings: Settings) -> Iterator[Finding]:
     from confluent_kafka import KafkaException  # noqa: PLC0415 - a driver, imported where it is needed
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - as above
 
-    from lern.kafka import common_settings  # noqa: PLC0415 - as above
+    from lern.kafka import Trouble, common_settings  # noqa: PLC0415 - as above
 
     # Its own log lines would say the same, once a second.
-    admin: Any = AdminClient({**common_settings(settings), "log_level": 0})
+    trouble = Trouble()
+    admin: Any = AdminClient({**common_settings(settings), "log_level": 0, "error_cb": trouble.note})
     try:
         cluster = admin.list_topics(timeout=PATIENCE)
     except KafkaException as error:
-        detail = f"{settings.kafka_bootstrap}: {error.args[0].str()}"
-        yield Finding("kafka", "problem", detail, "start it, or mend LERN_KAFKA_BOOTSTRAP")
+        # What was in the way is told only now.
+        admin.poll(0)
+        detail = f"{settings.kafka_bootstrap}: {trouble.told(error.args[0].str())}"
+        yield Finding("kafka", "problem", detail, "start it, or mend LERN_KAFKA_BOOTSTRAP and the other LERN_KAFKA_…")
         return
     yield Finding("kafka", "ok", f"cluster {cluster.cluster_id}, {len(cluster.brokers)} brokers")
     wanted = {settings.topic(name): name in READ for name in (*READ, *WRITTEN)}

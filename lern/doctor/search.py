@@ -14,16 +14,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Check the server, then the index; nothing is changed."""
     import elasticsearch as driver  # noqa: PLC0415 - a driver, imported where it is needed
 
+    from lern.search.elasticsearch import trust, why  # noqa: PLC0415 - as above
     from lern.urls import redacted  # noqa: PLC0415 - beside what it is for
 
     url = settings.search_url or ""
-    client: Any = driver.Elasticsearch(url, request_timeout=PATIENCE, max_retries=0)
+    client: Any = driver.Elasticsearch(url, request_timeout=PATIENCE, max_retries=0, **trust(settings.search_ca))
     try:
         version = str(client.info()["version"]["number"])
         exists = bool(client.indices.exists(index=INDEX))
         fields = client.indices.get_mapping(index=INDEX) if exists else {}
     except (driver.ApiError, driver.TransportError) as error:
-        detail = redacted(f"{url}: {error}")
+        detail = redacted(f"{url}: {why(error) if isinstance(error, driver.TransportError) else error}")
         yield Finding("search", "problem", detail, "start it, or mend LERN_SEARCH_URL and its user's permissions")
         return
     finally:

@@ -18,7 +18,7 @@ def open_search(settings: "Settings", store: "Store") -> Search:
         # The driver is imported where it is used: without a search server nobody need have it.
         from lern.search.elasticsearch import ElasticsearchSearch  # noqa: PLC0415 - see above
 
-        return ElasticsearchSearch(settings.search_url)
+        return ElasticsearchSearch(settings.search_url, ca=settings.search_ca)
     from lern.search.sql import StoreSearch  # noqa: PLC0415 - as above
 
     return StoreSearch(store, ZoneInfo(settings.time_zone))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import elasticsearch as client
@@ -35,14 +36,25 @@ _AWAY: Final = frozenset({502, 503, 504})
 _BLOCKED: Final = "cluster_block_exception"
 
 
+def trust(ca: Path | None) -> dict[str, Any]:
+    """Give what a client is told of whose signature to trust; None: the public authorities'."""
+    return {} if ca is None else {"ca_certs": str(ca)}
+
+
+def why(error: TransportError) -> str:
+    """Say why a server was not reached; "TLS error" alone tells nobody whose certificate is not trusted."""
+    text = str(error)
+    return text if error.message in text else f"{text}: {error.message}"
+
+
 class ElasticsearchSearch:
     """The index `course-batch` of one cluster. Nothing is connected before the first use."""
 
     own = True
 
-    def __init__(self, url: str, index: str = "course-batch") -> None:
-        """Remember where the index is. `url` may carry user and password."""
-        self._url, self._index = url, index
+    def __init__(self, url: str, index: str = "course-batch", ca: Path | None = None) -> None:
+        """Remember where the index is. `url` may carry user and password; `ca`: who has signed the certificate."""
+        self._url, self._index, self._ca = url, index, ca
         self._by_process: dict[int, Elasticsearch] = {}
 
     def create(self) -> bool:
@@ -127,6 +139,7 @@ class ElasticsearchSearch:
             self._by_process[pid] = Elasticsearch(
                 self._url,
                 request_timeout=_TIMEOUT,
+                **trust(self._ca),
                 max_retries=0,
                 retry_on_timeout=False,
                 dead_node_backoff_factor=0,
@@ -195,7 +208,7 @@ class ElasticsearchSearch:
         try:
             yield
         except (client.ConnectionError, client.ConnectionTimeout) as error:
-            raise Unreachable("search", redacted(str(error))) from error
+            raise Unreachable("search", redacted(why(error))) from error
         except ApiError as error:
             body = error.body if isinstance(error.body, dict) else {}
             raise self._meaning(error.status_code, body.get("error") or error.message) from error

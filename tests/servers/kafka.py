@@ -4,27 +4,44 @@ import base64
 import subprocess
 import uuid
 from collections.abc import Iterator
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Final
 
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.servers.certificates import Certificates
 from tests.servers.jars import fetched, filled
-from tests.servers.server import JavaServer, Server, ServerError, running
+from tests.servers.server import HOST, JavaServer, Server, ServerError, running
+
+USER: Final = "lern"
+PASSWORD: Final = "not in the log"
 
 
 class Kafka(JavaServer):
-    """A broker. `address` is host:port, for `bootstrap.servers`. Topics are not created by being used."""
+    """A broker. `address` is host:port, for `bootstrap.servers`. Topics are not created by being used.
+
+    Others are for who has a certificate (`ssl_address`), and for USER with PASSWORD (`sasl_ssl_address`).
+    """
 
     name = "kafka"
     heap = "320m"
-    other_ports: ClassVar[tuple[str, ...]] = ("CONTROLLER_PORT",)
+    other_ports: ClassVar[tuple[str, ...]] = ("CONTROLLER_PORT", "SSL_PORT", "SASL_SSL_PORT")
+
+    def __init__(self, home: Path) -> None:
+        """Choose ports and make certificates."""
+        super().__init__(home)
+        self.certificates = Certificates(home)
+        self.ssl_address = f"{HOST}:{self.ports['SSL_PORT']}"
+        self.sasl_ssl_address = f"{HOST}:{self.ports['SASL_SSL_PORT']}"
 
     def arguments(self) -> list[str]:
         """Write the configuration; the first time, format the storage."""
         properties, log4j = self.home / "server.properties", self.home / "log4j.properties"
-        properties.write_text(filled("kafka.properties", DATA=self.data, **self.ports))
+        keys = {"CERTIFICATE": self.certificates.server, "AUTHORITY": self.certificates.authority}
+        login = {"USER": USER, "PASSWORD": PASSWORD}
+        properties.write_text(filled("kafka.properties", DATA=self.data, **self.ports, **keys, **login))
         log4j.write_text(filled("kafka-log4j.properties", LOG=self.home / "server.log"))
         base = [f"-Dlog4j.configuration=file:{log4j}", "-XX:MaxDirectMemorySize=128m", "-cp", f"{fetched('kafka')}/*"]
         if not (self.data / "meta.properties").exists():

@@ -101,6 +101,9 @@ def test_every_problem_is_named_on_a_line_of_its_own() -> None:
         ("LERN_BROKER_URL", "redis://h:port/0", "number as its port"),
         ("LERN_SEARCH_URL", "h1:9200", "http:// or https://"),
         ("LERN_KAFKA_BOOTSTRAP", "h1", "host:port"),
+        ("LERN_KAFKA_SECURITY_PROTOCOL", "TLS", "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
+        ("LERN_KAFKA_SASL_MECHANISM", "GSSAPI", "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ("LERN_KAFKA_SSL_CA", "/no/such/file", "a file, and there is none"),
         ("LERN_TOPIC_TELEMETRY_RAW", "a topic", "Kafka topic"),
         ("LERN_TABLE_COURSE_BATCH", "x; drop table y", "a table"),
         ("LERN_USER_READ_API", "v1/read", "starts with /"),
@@ -124,6 +127,11 @@ def test_a_value_that_cannot_be_is_refused_with_name_value_and_reason(name: str,
         ({"LERN_BROKER_URL": "redis://h:6379/2", "LERN_RELATIONS_URL": "redis://h/2"}, "database, 2 of h:6379"),
         ({"LERN_BROKER_URL": "redis://localhost/2", "LERN_RELATIONS_URL": "redis://127.0.0.1?db=2"}, "same database"),
         ({"LERN_BROKER_URL": "redis://h/10"}, "same database"),
+        ({"LERN_KAFKA_SASL_USERNAME": "lern"}, "nobody would log in"),
+        ({"LERN_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "LERN_KAFKA_SASL_USERNAME": "lern"}, "LERN_KAFKA_SASL_PASSWORD"),
+        ({"LERN_KAFKA_SSL_CA": __file__}, "LERN_KAFKA_SSL_CA without SSL in LERN_KAFKA_SECURITY_PROTOCOL=PLAINTEXT"),
+        ({"LERN_KAFKA_SECURITY_PROTOCOL": "SSL", "LERN_KAFKA_SSL_KEY": __file__}, "go together"),
+        ({"LERN_SEARCH_URL": "http://h:9200", "LERN_SEARCH_CA": __file__}, "nothing would be encrypted"),
         ({"LERN_TABLE_COURSE_BATCH": "user_courses"}, "LERN_TABLE_COURSE_BATCH and LERN_TABLE_USER_COURSES are both"),
         ({"LERN_TOPIC_TELEMETRY_RAW": "dev.learning.events.failed"}, "are both 'dev.learning.events.failed'"),
     ],
@@ -140,6 +148,7 @@ def test_a_refusal_keeps_passwords_to_itself() -> None:
     assert "secret" not in refusal(LERN_BROKER_URL="redis://:secret@h/zero")
     assert "secret" not in refusal(LERN_STORE_URL="postgres://me:secret@h/d")
     assert "sec" not in refusal(LERN_BROKER_URL="redis://:sec/ret@h/0")
+    assert "pw-4711" not in refusal(LERN_KAFKA_SASL_PASSWORD="pw-4711")
 
 
 @pytest.mark.parametrize("broker", ["redis://redis.internal:6379/0", "rediss://10.0.0.7/0"])
