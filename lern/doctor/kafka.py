@@ -24,7 +24,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
     # Its own log lines would say the same, once a second.
     trouble = Trouble()
-    admin: Any = AdminClient({**common_settings(settings), "log_level": 0, "error_cb": trouble.note})
+    told: Any = {**common_settings(settings), "log_level": 0, "error_cb": trouble.note}
+    admin: Any = AdminClient(told)
     try:
         cluster = admin.list_topics(timeout=PATIENCE)
     except KafkaException as error:
