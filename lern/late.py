@@ -81,7 +81,7 @@ class Lookout:
             keep=self.settings.merge_source_rows == "keep",
         )
         return any(
-            planner.plan(table, rows, planner.look(table, rows)).chunk is not None
+            planner.plan(table, rows, planner.look(table, rows)).chunk.entries
             for table, where in self._slices(merge.source)
             for rows in self._pages(table, where)
         )

@@ -61,11 +61,7 @@ def content(work: Work) -> Result:
 @step_task(ENROLMENTS)
 def enrolments(work: Work) -> Result:
     """Merge the source's enrolments."""
-    slices = [_Slices(USER_ENROLMENTS, [(work.source,)])]
-    if _legacy(work):
-        batches = sorted({batch for _, batch, _ in _scope(work)})
-        slices.append(_Slices(USER_COURSES, [(batch, work.source) for batch in batches]))
-    return _merge(work, slices)
+    return _merge(work, _enrolments(work))
 
 
 @step_task(AGGREGATES)
@@ -105,18 +101,34 @@ def batch_enrolment_sync(work: Work) -> Result:
     )
     enrolments, unknown = 0, set[str]()
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        planned = planner.plan(pairs[start : start + PAIRS_AT_ONCE])
+        planned = _synced(work, planner, pairs[start : start + PAIRS_AT_ONCE])
         enrolments += len(planned.chunk.items)
         unknown.update(planned.unknown)
-        known = services.ledger.known_mids([event.mid for event in planned.events])
-        outgoing = tuple(event for event in planned.events if event.mid not in known)
-        if planned.chunk.rows_to_change or outgoing:
-            work.journal(sync.KIND, planned.chunk, outgoing=outgoing)
     if unknown:
         work.warnings.append(f"progress not computed, relations are missing: {_named(sorted(unknown))}")
     result = {"enrolments": enrolments, "computed": 0, **_counted(work)}
     _forget_lists(work)
     return result
+
+
+def _synced(work: Work, planner: sync.Planner, pairs: Sequence[tuple[str, str]]) -> sync.Synced:
+    """Compute some enrolments again; once more where a learner has come to the end of a course meanwhile."""
+    while True:
+        planned = planner.plan(pairs)
+        known = work.services.ledger.known_mids([event.mid for event in planned.events])
+        outgoing = tuple(event for event in planned.events if event.mid not in known)
+        if not planned.chunk.rows_to_change and not outgoing:
+            return planned
+        if not work.journal(sync.KIND, planned.chunk, outgoing=outgoing).again:
+            return planned
+
+
+def _enrolments(work: Work) -> Iterator["_Slices"]:
+    yield _Slices(USER_ENROLMENTS, [(work.source,)])
+    if _legacy(work):
+        # Asked for only now: which batches there are is known when the enrolments have been gone over.
+        batches = sorted({batch for _, batch, _ in _scope(work)})
+        yield _Slices(USER_COURSES, [(batch, work.source) for batch in batches])
 
 
 def _forget_lists(work: Work) -> None:
@@ -151,9 +163,9 @@ def _merge(work: Work, slices: Iterable[_Slices], course_of: dict[str, str] | No
     for part in slices:
         at_once = min(part.rows_at_once or settings.chunk_rows, settings.chunk_rows)
         left_now: dict[Key, str] = {}
-        for _ in range(PASSES):
+        for again in range(PASSES):
             left_now = {}
-            if not _pass(work, planner, part, at_once, left_now, course_of or {}):
+            if not _pass(work, planner, part, at_once, left_now, course_of or {}, first=not again):
                 break
         else:
             work.warnings.append(f"{part.table.name}: the source is still being written; a sweep takes the rest")
@@ -172,8 +184,14 @@ def _pass(
     at_once: int,
     left: dict[Key, str],
     course_of: dict[str, str],
+    *,
+    first: bool,
 ) -> bool:
-    """Go over the source's rows once, from the start; tell whether there was anything to do."""
+    """Go over the source's rows once, from the start; tell whether there was anything to do.
+
+    Rows that stay as and where they are belong to the scope, too: their attempts and aggregates do not. They are
+    journalled for that, in the `first` pass alone.
+    """
     found = has_more = False
     with behind() as while_we_go_on:
         for rows, look in _looked(planner, part, at_once):
@@ -182,9 +200,9 @@ def _pass(
             left.update(planned.left)
             # Where the store profits, a chunk is carried out while the next is planned: they have no row in common.
             has_more = planner.store.reads_ahead and (has_more or len(rows) == at_once)
-            if planned.chunk is not None:
-                found = True
-                saved = work.plan(merge.KIND, planned.chunk, planned.chunk.scope(course_of))
+            if planned.chunk.entries or first:
+                found = found or bool(planned.chunk.entries)
+                saved = work.plan(merge.KIND, planned.chunk, merge.scope_of(part.table, rows, course_of))
                 carry_out = partial(work.carry_out, saved, planned.chunk)
                 while_we_go_on(carry_out) if has_more else carry_out()
     return found

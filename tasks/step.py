@@ -122,14 +122,16 @@ class Work:
         scope: Scope | None = None,
         outgoing: tuple[OutgoingEvent, ...] = (),
         number: int | None = None,
-    ) -> None:
+    ) -> Carried:
         """Journal a chunk with its events, carry it out and mark it. Without a number it gets the next one."""
-        self.carry_out(self.plan(kind, chunk, scope, outgoing, number), chunk)
+        return self.carry_out(self.plan(kind, chunk, scope, outgoing, number), chunk)
 
-    def carry_out(self, saved: SavedChunk, chunk: Chunk) -> None:
+    def carry_out(self, saved: SavedChunk, chunk: Chunk) -> Carried:
         """Carry out and mark a chunk that was journalled just now."""
         # Somebody may have been there first; then that chunk counts, and ours was never written down.
-        self._tally.add(self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload)))
+        carried = self._carry_out(saved.id, chunk if saved.new else chunks.read(saved.kind, saved.payload))
+        self._tally.add(carried)
+        return carried
 
     def plan(
         self,
@@ -262,7 +264,7 @@ def _carry_on(
     if isinstance(beginning, LostTooOften):
         raise WorkerLost(f"workers died {beginning.lost} times in this step")
     if beginning.run.position == 0:
-        _show(services, run.id, RunState("running", name))
+        show(services, run.id, RunState("running", name))
     work = Work(services, beginning.run, name, concerned.final, held, beginning.first)
     if concerned.unfinished:
         work.roll_forward()
@@ -275,7 +277,7 @@ def _carry_on(
     is_last = name == run.steps[-1]
     following = ledger.finish(run.id, name, generation, token, result, now_ms(), durable=is_last)
     if following is None:
-        _show(services, run.id, RunState("succeeded"))
+        show(services, run.id, RunState("succeeded"))
         metrics.run_ended(run.workflow, "succeeded")
     return Done(result)
 
@@ -331,7 +333,11 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
         if not ledger.fail(run_id, name, generation, mine, at, decision.code, decision.reason, announcement):
             return Ended(_OVERTAKEN)
         metrics.run_ended(run.workflow, "failed")
-        deliver(services, run_id)
+        try:
+            deliver(services, run_id)
+        except LernError as problem:
+            # The run has failed all the same, and whoever waits for it is told; the sweeper sends it later.
+            log.warning("the failure is announced later", reason=str(problem))
         return Failed(decision.code, decision.reason)
     next_at = at + round(decision.seconds * 1000)
     counts = isinstance(decision, Retry)
@@ -360,12 +366,12 @@ def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds:
     level = logging.ERROR if isinstance(outcome, Failed) else logging.INFO
     log.log(level, "step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
     if isinstance(outcome, Aside):
-        _show(services, run_id, RunState("waiting", name, outcome.reason))
+        show(services, run_id, RunState("waiting", name, outcome.reason))
     elif isinstance(outcome, Failed):
-        _show(services, run_id, RunState("failed", name, outcome.reason))
+        show(services, run_id, RunState("failed", name, outcome.reason))
 
 
-def _show(services: Services, run_id: str, state: RunState) -> None:
+def show(services: Services, run_id: str, state: RunState) -> None:
     """Show a run's state to other services. It is a shadow of the ledger: that it fails stops nothing."""
     try:
         services.mirror.show(run_id, state)

@@ -3,10 +3,11 @@
 from lern import chunks, metrics
 from lern.chunks.undo import KIND, UndoChunk
 from lern.errors import Refused
+from lern.mirror import RunState
 from lern.undo import STEP
 from tasks.app import step_task
 from tasks.ownership import Plan
-from tasks.step import Result, Work, now_ms
+from tasks.step import Result, Work, now_ms, show
 
 
 @step_task(STEP)
@@ -34,4 +35,5 @@ def undo(work: Work) -> Result:
     undone = ledger.peek(original)
     if ledger.undone(original, work.run.id, now_ms()) and undone is not None:
         metrics.run_ended(undone.workflow, "undone")
+    show(work.services, original, RunState("undone"))
     return {**counts, **({"documents": documents} if documents else {})}

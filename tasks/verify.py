@@ -1,7 +1,7 @@
 """The later check of a merge: settles again what a slow writer has taken back."""
 
 from lern import chunks, verification
-from lern.chunks.merge import KIND, MergeChunk
+from lern.chunks.merge import KIND, MergeChunk, scope_of
 from tasks.app import step_task
 from tasks.step import Result, Work
 
@@ -25,7 +25,8 @@ def verify(work: Work) -> Result:
             continue
         again = chunk.taken_back(store)
         if again is not None:
-            work.journal(KIND, again, again.scope({}))
+            rows = [entry.source for entry in again.entries]
+            work.journal(KIND, again, scope_of(again.table, rows, {}))
     counts, warnings = work.tally()
     work.warnings.extend(warnings)
     return {**counts, **({"moved_on": moved_on} if moved_on else {})}

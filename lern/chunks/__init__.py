@@ -22,12 +22,17 @@ Contributed = dict[tuple[str, Key], dict[str, int] | None]
 
 @dataclass(frozen=True)
 class Carried:
-    """What carrying out a chunk came to: saved with its mark. `rows`: the same by table, for the metrics alone."""
+    """What carrying out a chunk came to: saved with its mark.
+
+    `rows`: the same by table, for the metrics alone. `again`: something has come to light that was not journalled,
+    and is to be planned.
+    """
 
     counts: Counts
     contributed: Contributed = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     rows: Mapping[str, Counts] = field(default_factory=dict)
+    again: bool = False
 
 
 class Chunk(Protocol):

@@ -1,7 +1,7 @@
 """A chunk of the merge: source rows of one table, and the target rows they are merged into."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -85,19 +85,6 @@ class MergeChunk:
             "again": self.again,
         }
 
-    def scope(self, course_of: Mapping[str, str]) -> Json:
-        """Give what later steps need to know of these rows: course → batch → contents.
-
-        `course_of` leads from a unit to its course; aggregates name only the unit.
-        """
-        scope: dict[str, dict[str, list[str]]] = {}
-        for entry in self.entries:
-            course, batch, content = place_of(self.table, entry.source)
-            contents = scope.setdefault(course_of.get(course, course), {}).setdefault(batch, [])
-            if content is not None:
-                contents.append(content)
-        return scope
-
     def target_keys(self) -> list[Key]:
         """Give the primary keys at the target, in the order of the entries."""
         table, target = self.table, self.target
@@ -110,6 +97,8 @@ class MergeChunk:
 
     def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
         """Settle the target's rows, then delete the source rows that have not changed since."""
+        if not self.entries:
+            return Carried({})
         by_key = dict(zip(self.target_keys(), self.entries, strict=True))
 
         def decide(current: Mapping[Key, Row]) -> Iterator[Change]:
@@ -171,9 +160,9 @@ class MergeChunk:
 
 @dataclass(frozen=True)
 class Planned:
-    """A planned chunk, if there is anything to do, and the source rows that must stay, with the reason."""
+    """A planned chunk, empty where there is nothing to do, and the source rows that must stay, with the reason."""
 
-    chunk: MergeChunk | None
+    chunk: MergeChunk
     left: tuple[tuple[Key, str], ...]
 
 
@@ -215,8 +204,6 @@ class Planner:
                 changes.append(change)
             if remove or change is not None:
                 entries.append(Entry(row, before, given, remove))
-        if not entries:
-            return Planned(None, tuple(left))
         first = First(look, changes) if look.at is not None else None
         chunk = MergeChunk(table, self.source, self.target, self.policy, tuple(entries), first=first)
         return Planned(chunk, tuple(left))
@@ -235,6 +222,20 @@ def identity_of(table: Table, row: Row) -> Key:
 def key_at(table: Table, row: Row, user: str) -> Key:
     """Give the primary key that a row has in another learner's account."""
     return tuple([user if c == table.user else row[c] for c in table.key])
+
+
+def scope_of(table: Table, rows: Iterable[Row], course_of: Mapping[str, str]) -> Json:
+    """Give what later steps need to know of source rows: course → batch → contents.
+
+    `course_of` leads from a unit to its course; aggregates name only the unit.
+    """
+    scope: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        course, batch, content = place_of(table, row)
+        contents = scope.setdefault(course_of.get(course, course), {}).setdefault(batch, [])
+        if content is not None:
+            contents.append(content)
+    return scope
 
 
 def place_of(table: Table, row: Row) -> tuple[str, str, str | None]:

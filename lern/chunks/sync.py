@@ -57,16 +57,22 @@ class SyncChunk:
         return {"user": self.user, "time": self.time, "items": [_raw(item) for item in self.items]}
 
     def carry_out(self, store: Store, guard: Callable[[], None]) -> Carried:
-        """Bring enrolments and aggregates to what the content rows say."""
+        """Bring enrolments and aggregates to what the content rows say.
+
+        No enrolment is completed that was not journalled as such, and so announced: a learner who came to the end
+        since is for the next plan, which has the events for it.
+        """
         if not self.items:
             return Carried({})
+        held_back: set[Key] = set()
         with store.unit(guard) as unit:
-            unit.settle(USER_ENROLMENTS, [self._key(item) for item in self.items], self._enrolments(unit))
+            unit.settle(USER_ENROLMENTS, [self._key(item) for item in self.items], self._enrolments(unit, held_back))
             aggregates = [(item, activity) for item in self.items for activity in (item.course, *item.units)]
             keys = [aggregate_key(self.user, activity, item.batch) for item, activity in aggregates]
             unit.settle(USER_ACTIVITY_AGG, keys, self._aggregates(unit))
         changed = self._to_change
-        return Carried({"computed": changed.total()}, rows={name: {"computed": n} for name, n in changed.items()})
+        rows = {name: {"computed": number} for name, number in changed.items()}
+        return Carried({"computed": changed.total()}, rows=rows, again=bool(held_back))
 
     @property
     def rows_to_change(self) -> int:
@@ -86,17 +92,22 @@ class SyncChunk:
         contents = Contents(unit, (self.user, item.course, item.batch))
         return course_progress(contents, item.nodes, item.units, self.time)
 
-    def _enrolments(self, unit: Unit) -> Callable[[Mapping[Key, Row]], Iterator[Change]]:
+    def _enrolments(self, unit: Unit, held_back: set[Key]) -> Callable[[Mapping[Key, Row]], Iterator[Change]]:
         def decide(current: Mapping[Key, Row]) -> Iterator[Change]:
+            held_back.clear()
             for item in self.items:
-                row = current.get(self._key(item))
-                if row is not None and not ghost(row):
-                    yield from _changes(row, settle_enrolment(row, self._progress(unit, item), self.time))
-
-        def _changes(row: Row, wanted: Row) -> Iterator[Change]:
-            change = difference(USER_ENROLMENTS, row, wanted)
-            if change is not None:
-                yield change
+                key = self._key(item)
+                row = current.get(key)
+                if row is None or ghost(row):
+                    continue
+                progress = self._progress(unit, item)
+                may_complete = item.wanted[USER_ENROLMENTS.name, key].get("status") == COMPLETED
+                if progress.complete and not may_complete:
+                    held_back.add(key)
+                wanted = settle_enrolment(row, progress, self.time, may_complete=may_complete)
+                change = difference(USER_ENROLMENTS, row, wanted)
+                if change is not None:
+                    yield change
 
         return decide
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from lern.ledger.database import Database
 from lern.ledger.prepared import Prepared
-from lern.ledger.schema import outbox
+from lern.ledger.schema import chunks, outbox
 from lern.outgoing import OutgoingEvent
 
 _MIDS: Final = outbox.c.mid.in_(sa.bindparam("mids", expanding=True))
@@ -27,11 +27,21 @@ _GONE_OUT: Final = (
     .where(outbox.c.run_id == sa.bindparam("run_id"), outbox.c.delivered_at.is_not(None))
     .order_by(outbox.c.sequence)
 )
+# Steps whose rows are not all written yet: what announces them must not be heard before. The word is written out,
+# because a database takes an index over some rows only if it sees that they suffice.
+_UNFINISHED: Final = sa.select(chunks.c.run_id, chunks.c.step).where(sa.text("state = 'open'"))
 _KNOWN: Final = Prepared(sa.select(outbox.c.mid).where(_MIDS))
 
 
+# In place of a step: of an event that speaks of the run itself and waits for no rows.
+OF_THE_RUN: Final = "run"
+
+
 def plan(connection: sa.Connection, run_id: str, step: str, events: Sequence[OutgoingEvent], now: int) -> None:
-    """Put events into the outbox, within the caller's transaction. Those that are there stay as they are."""
+    """Put events into the outbox, within the caller's transaction. Those that are there stay as they are.
+
+    They wait until no chunk of that step of the run is open.
+    """
     if events:
         connection.execute(
             _PLAN[connection.dialect.name],
@@ -54,12 +64,15 @@ def plan(connection: sa.Connection, run_id: str, step: str, events: Sequence[Out
 def _undelivered(*restrictions: str) -> Prepared:
     conditions = {
         "run_id": outbox.c.run_id == sa.bindparam("run_id"),
-        "step": outbox.c.step == sa.bindparam("step"),
         "created_before": outbox.c.created_at < sa.bindparam("created_before"),
     }
     return Prepared(
         sa.select(outbox.c.mid, outbox.c.topic, outbox.c.key, outbox.c.value)
-        .where(outbox.c.delivered_at.is_(None), *(conditions[name] for name in restrictions))
+        .where(
+            outbox.c.delivered_at.is_(None),
+            sa.tuple_(outbox.c.run_id, outbox.c.step).not_in(_UNFINISHED),
+            *(conditions[name] for name in restrictions),
+        )
         .order_by(outbox.c.sequence)
         .limit(sa.bindparam("limit"))
     )
@@ -73,16 +86,15 @@ class Outbox:
     def undelivered(
         self,
         run_id: str | None = None,
-        step: str | None = None,
         limit: int = 1_000,
         created_before: int | None = None,
     ) -> list[OutgoingEvent]:
-        """Give events that are not known to be delivered, in the order in which they were planned.
+        """Give events that are to be sent and not known to be delivered, in the order in which they were planned.
 
-        Of one step, of one run (`step` None), or of all (`run_id` None); of these, where `created_before`
-        (ms) is given, those that were planned before it.
+        Of one run, or of all (`run_id` None); of these, where `created_before` (ms) is given, those that were
+        planned before it. What announces rows is not among them while a chunk of its step is open.
         """
-        given = {"run_id": run_id, "step": None if run_id is None else step, "created_before": created_before}
+        given = {"run_id": run_id, "created_before": created_before}
         restrictions = {name: value for name, value in given.items() if value is not None}
         with self._database.read() as connection:
             rows = _undelivered(*restrictions).all(connection, **restrictions, limit=limit)

@@ -143,7 +143,7 @@ class Steps:
                 reason=code,
                 error=safe(error),
             )
-            outbox.plan(connection, run_id, step, () if event is None else (event,), now)
+            outbox.plan(connection, run_id, outbox.OF_THE_RUN, () if event is None else (event,), now)
             return True
 
 

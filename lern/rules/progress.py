@@ -73,10 +73,11 @@ def course_progress(
     )
 
 
-def settle_enrolment(enrolment: Row, progress: Progress, event_time: int) -> Row:
+def settle_enrolment(enrolment: Row, progress: Progress, event_time: int, *, may_complete: bool = True) -> Row:
     """Give the enrolment as its progress says it should be. Doing it again changes nothing.
 
-    A completed enrolment is never lowered. One that is not is recomputed, so its progress may go down to
+    `may_complete`: otherwise one that is not completed yet stays so, all else is as its progress says. A completed
+    enrolment is never lowered. One that is not is recomputed, so its progress may go down to
     what is really done. A ghost stays as it is. `datetime` moves (never back) only if something else does.
     """
     if ghost(enrolment):
@@ -86,7 +87,7 @@ def settle_enrolment(enrolment: Row, progress: Progress, event_time: int) -> Row
         **known,
         **{content: max(known.get(content, status), status) for content, status in progress.content_status.items()},
     }
-    settled = {**enrolment, **_standing(enrolment, progress)}
+    settled = {**enrolment, **_standing(enrolment, progress, may_complete=may_complete)}
     if content_status:
         settled["contentstatus"] = content_status
     if settled != enrolment:
@@ -114,12 +115,12 @@ def settle_aggregate(row: Row | None, key: Key, count: int, event_time: int, *, 
     }
 
 
-def _standing(enrolment: Row, progress: Progress) -> Row:
+def _standing(enrolment: Row, progress: Progress, *, may_complete: bool) -> Row:
     """Give the columns that say how far the learner is."""
     status, count = enrolment.get("status", 0), enrolment.get("progress", 0)
     if status >= COMPLETED:
         return {"progress": max(count, progress.completed_count)}
-    if progress.complete:
+    if progress.complete and may_complete:
         completed_on = enrolment.get("completedon", progress.completed_on)
         return {"status": COMPLETED, "progress": progress.completed_count, "completedon": completed_on}
     begun = any(content >= _BEGUN for content in progress.content_status.values())

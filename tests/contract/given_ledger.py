@@ -65,6 +65,13 @@ def journal(ledger: Ledger, new: NewChunk, *events: OutgoingEvent) -> Chunk:
     return ledger.journal(new, events, NOW)
 
 
+def carry_out(ledger: Ledger, new: NewChunk, *events: OutgoingEvent) -> Chunk:
+    """Journal a chunk and mark it: its events are to be sent."""
+    saved = journal(ledger, new, *events)
+    mark(ledger, saved.id)
+    return saved
+
+
 def mark(ledger: Ledger, chunk_id: int, given: Contributions | None = None) -> None:
     """Mark a chunk as carried out."""
     ledger.mark(chunk_id, {"read": 1}, given or {}, NOW)

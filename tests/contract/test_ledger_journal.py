@@ -6,7 +6,7 @@ import pytest
 
 from lern.errors import LockLost
 from lern.ledger import Ledger
-from tests.contract.given_ledger import NOW, begin, chunk, enter, event, journal, mark, merge
+from tests.contract.given_ledger import NOW, begin, carry_out, chunk, enter, event, fail, journal, mark, merge
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ class TestJournal:
         first = journal(ledger, chunk("A-B"), event("one"))
         second = journal(ledger, chunk("A-B", payload="other"), event("two"))
         assert (second.id, second.new, second.payload) == (first.id, False, {"rows": 1})
+        mark(ledger, first.id)
         assert ledger.undelivered() == [event("one")]
 
     def test_only_the_holder_of_the_step_journals(self, ledger: Ledger) -> None:
@@ -131,18 +132,34 @@ def test_scopes_are_found_by_run_and_by_source(ledger: Ledger) -> None:
 
 class TestOutbox:
     def test_events_are_sent_in_the_order_in_which_they_were_planned(self, ledger: Ledger) -> None:
-        journal(ledger, chunk("A-B", 1), event("z"), event("a"))
-        journal(ledger, chunk("A-B", 2, step="second"), event("m"))
-        journal(ledger, chunk("C-D", 1), event("c"))
+        carry_out(ledger, chunk("A-B", 1), event("z"), event("a"))
+        carry_out(ledger, chunk("A-B", 2, step="second"), event("m"))
+        carry_out(ledger, chunk("C-D", 1), event("c"))
         assert [planned.mid for planned in ledger.undelivered()] == ["z", "a", "m", "c"]
         assert [planned.mid for planned in ledger.undelivered("A-B")] == ["z", "a", "m"]
-        assert ledger.undelivered("A-B", "second") == [event("m")]
         assert [planned.mid for planned in ledger.undelivered(limit=2)] == ["z", "a"]
         assert ledger.undelivered(created_before=NOW) == []
         assert len(ledger.undelivered(created_before=NOW + 1)) == 4
 
+    def test_an_event_waits_until_all_the_rows_of_its_step_are_written(self, ledger: Ledger) -> None:
+        carry_out(ledger, chunk("A-B", 1), event("one"))
+        open_still = journal(ledger, chunk("A-B", 2), event("two"))
+        carry_out(ledger, chunk("A-B", 3, step="second"), event("of the second"))
+        carry_out(ledger, chunk("C-D", 1), event("of another"))
+        assert [planned.mid for planned in ledger.undelivered()] == ["of the second", "of another"]
+        assert ledger.undelivered("A-B") == [event("of the second")]
+        mark(ledger, open_still.id)
+        assert [planned.mid for planned in ledger.undelivered("A-B")] == ["one", "two", "of the second"]
+
+    def test_that_a_run_has_failed_waits_for_no_rows(self, ledger: Ledger) -> None:
+        enter(ledger, merge("C", "D"))
+        begin(ledger, "C-D")
+        journal(ledger, chunk("C-D"), event("of its rows"))
+        fail(ledger, "C-D", event=event("failure"))
+        assert ledger.undelivered("C-D") == [event("failure")]
+
     def test_what_has_arrived_is_not_sent_again(self, ledger: Ledger) -> None:
-        journal(ledger, chunk("A-B"), event("one"), event("two"))
+        carry_out(ledger, chunk("A-B"), event("one"), event("two"))
         ledger.delivered(["one", "unknown"], NOW)
         ledger.delivered(["one"], NOW)
         ledger.delivered([], NOW)
@@ -150,9 +167,9 @@ class TestOutbox:
         assert ledger.delivered_mids("A-B") == ["one"]
 
     def test_an_event_is_planned_once(self, ledger: Ledger) -> None:
-        journal(ledger, chunk("A-B", 1), event("one"))
+        carry_out(ledger, chunk("A-B", 1), event("one"))
         ledger.delivered(["one"], NOW)
-        journal(ledger, chunk("A-B", 2), event("one"), event("two"))
+        carry_out(ledger, chunk("A-B", 2), event("one"), event("two"))
         assert ledger.undelivered() == [event("two")]
 
     def test_our_own_events_are_known_again(self, ledger: Ledger) -> None:

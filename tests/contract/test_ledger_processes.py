@@ -16,7 +16,21 @@ import sqlalchemy as sa
 from lern.errors import LockLost, Refused, SchemaMissing, Unreachable
 from lern.ledger import Ledger, NewDeadLetter, Started, database, prepared
 from lern.ledger.schema import HEAD, metadata
-from tests.contract.given_ledger import MAX_LOST, NOW, STEPS, begin, chunk, do, enter, event, fail, journal, merge, undo
+from tests.contract.given_ledger import (
+    MAX_LOST,
+    NOW,
+    STEPS,
+    begin,
+    carry_out,
+    chunk,
+    do,
+    enter,
+    event,
+    fail,
+    journal,
+    merge,
+    undo,
+)
 from tests.servers.postgres import PostgresServer
 
 # From 3.12 Python warns of forks beside threads. These children touch nothing that a thread could have held.
@@ -102,7 +116,7 @@ class TestTogether:
     def test_one_chunk_is_journalled_at_a_place(self, ledger: Ledger, ledger_url: str) -> None:
         def work(mine: Ledger, number: int) -> list[tuple[bool, Any]]:
             new = [chunk("A-B", place, payload=[number]) for place in range(10)]
-            return [(c.new, c.payload) for c in (journal(mine, one, event(f"{one.number}")) for one in new)]
+            return [(c.new, c.payload) for c in (carry_out(mine, one, event(f"{one.number}")) for one in new)]
 
         found = at_once(ledger_url, work)
         assert sum(new for some in found for new, _ in some) == 10

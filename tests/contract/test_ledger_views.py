@@ -137,7 +137,7 @@ class TestIndexes:
         list(ledger.scope_of_source("A"))
         ledger.next_number("S1-T1", "first")
         ledger.undelivered()
-        ledger.undelivered("S1-T1", "first")
+        ledger.undelivered("S1-T1")
         ledger.final_account("A")
         ledger.contributed("A", "t", [("1",)])
         ledger.dead_letters(state="open", after=(NOW, 1))

@@ -101,6 +101,14 @@ class TestSettleEnrolment:
             datetime=EVENT_TIME,
         )
 
+    def test_one_that_may_not_be_completed_yet_is_counted_all_the_same(self) -> None:
+        before = enrolment(progress=2, contentstatus={"do_1": 2})
+        assert settle_enrolment(before, COMPLETE, EVENT_TIME, may_complete=False) == enrolment(
+            status=1, progress=3, contentstatus=dict(COMPLETE.content_status), datetime=EVENT_TIME
+        )
+        completed = enrolment(status=2, progress=3, completedon=5, contentstatus=dict(COMPLETE.content_status))
+        assert settle_enrolment(completed, COMPLETE, EVENT_TIME, may_complete=False) == completed
+
     def test_progress_that_was_too_high_is_recomputed_while_not_completed(self) -> None:
         settled = settle_enrolment(enrolment(status=1, progress=9, contentstatus={"do_2": 2}), HALF, EVENT_TIME)
         assert settled == enrolment(status=1, progress=1, contentstatus={"do_1": 2, "do_2": 2}, datetime=EVENT_TIME)
