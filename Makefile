@@ -48,8 +48,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 
+# In two processes, each with servers of its own: the tests wait more than they compute, and two sets of servers fit 8 GB.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The other supported versions: minutes more, and as much again to download.
 versions: $(INSTALLED)

@@ -1,5 +1,6 @@
 """Java servers from Maven Central: a JDK 17 to run them, and their JARs, fetched once."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -41,7 +42,11 @@ def fetched(name: str, *, unpack: str | None = None, **values: str) -> Path:
     pom = filled(f"pom-{name}.xml", **values)
     target = _cache() / f"{name}-{hashlib.sha256(pom.encode()).hexdigest()[:12]}"
     if not target.is_dir():
-        _fetch(pom, target, unpack)
+        # Tests run in several processes, and Maven's own store of files is not made for two at once.
+        with (_cache() / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                _fetch(pom, target, unpack)
     return target
 
 
