@@ -22,17 +22,38 @@ _EVENT: Final = sa.select(events.c.value).where(events.c.run_id == sa.bindparam(
 _UNDOING: Final = sa.select(runs).where(runs.c.undo_of == sa.bindparam("run_id")).order_by(runs.c.number)
 _COUNTS: Final = sa.select(runs.c.state, sa.func.count()).group_by(runs.c.state)
 _USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
-_LATER_MERGES: Final = (
-    sa.select(runs)
-    .where(
-        runs.c.number > sa.bindparam("number"),
-        runs.c.merge == 1,
-        sa.or_(runs.c.source.in_(_USERS), runs.c.target.in_(_USERS)),
-        runs.c.state != "undone",
-        sa.or_(runs.c.state != "failed", sa.exists().where(chunks.c.run_id == runs.c.id)),
-    )
-    .order_by(runs.c.number)
+_FIRST_CHUNK: Final = (
+    sa.select(chunks.c.id, chunks.c.step)
+    .where(chunks.c.run_id == sa.bindparam("run_id"))
+    .order_by(chunks.c.id)
+    .limit(1)
 )
+_UPSTREAM: Final[sa.BindParameter[str]] = sa.bindparam("upstream", expanding=True)
+_FIRST: Final = sa.bindparam("first", type_=sa.BigInteger)
+_ENTERED_LATER: Final = runs.c.number > sa.bindparam("number", type_=sa.BigInteger)
+_HAS_WORKED: Final = sa.exists().where(chunks.c.run_id == runs.c.id)
+_earlier: Final = chunks.alias("earlier")
+_HAD_BEGUN: Final = sa.exists().where(_earlier.c.run_id == runs.c.id, _earlier.c.id <= _FIRST).correlate(runs)
+# Merges into one account that work in turns do so side by side, and the one that began later is undone first. But
+# what came by way of the source goes where the source went; and of sums of the same kind of row, only the last can be
+# told from what was there before.
+_HAS_WORKED_SINCE: Final = sa.exists().where(
+    chunks.c.run_id == runs.c.id,
+    chunks.c.id > _FIRST,
+    sa.or_(_ENTERED_LATER, chunks.c.created_at >= sa.bindparam("since", type_=sa.BigInteger)),
+    sa.or_(~_HAD_BEGUN, runs.c.target.in_(_UPSTREAM), chunks.c.step == sa.bindparam("first_step", type_=sa.Text)),
+)
+_STANDS_LATER: Final = (
+    runs.c.id != sa.bindparam("run_id", type_=sa.Text),
+    runs.c.merge == 1,
+    runs.c.state != "undone",
+    sa.or_(_HAS_WORKED_SINCE, sa.and_(_ENTERED_LATER, runs.c.state != "failed", ~_HAS_WORKED)),
+)
+# Two questions, because each has an index.
+_LATER_MERGES: Final = sa.union(
+    sa.select(runs).where(runs.c.source.in_(_USERS), *_STANDS_LATER),
+    sa.select(runs).where(runs.c.target.in_(_USERS), *_STANDS_LATER),
+).order_by("number")
 # One number for everything that decides by what several runs say: entering, retrying, undoing.
 _ALONE: Final = sa.select(sa.func.pg_advisory_xact_lock(0x6C65726E_00000002))
 
@@ -87,16 +108,28 @@ def undoing(connection: sa.Connection, run_id: str) -> list[Run]:
 
 
 def later_merges(connection: sa.Connection, run: Run) -> list[Run]:
-    """Give the merges that were entered after a merge, of its accounts, and stand: the earliest first.
+    """Give the merges of a merge's accounts that came after it and stand: the earliest entered first.
 
-    Of any other run there are none: a merge touches no course batch, so no merge stands in a transfer's way back.
+    What counts is when they worked: one that was entered before but tried again since has come after. One that has
+    not worked yet counts by when it was entered. Of any other run there are none: a merge touches no course batch, so
+    no merge stands in a transfer's way back.
     """
     if not run.merge:
         return []
     forwards = merged_accounts.forwards_of(connection, (run.target,))
     ends = {run.source, run.target, merged_accounts.follow(run.target, forwards)}
-    users = sorted(merged_accounts.all_that_lead_to(connection, ends))
-    return [run_of(row) for row in connection.execute(_LATER_MERGES, {"number": run.number, "users": users})]
+    first = connection.execute(_FIRST_CHUNK, {"run_id": run.id}).first()
+    given = {
+        "run_id": run.id,
+        "number": run.number,
+        "users": sorted(merged_accounts.all_that_lead_to(connection, ends)),
+        "upstream": sorted(merged_accounts.all_that_lead_to(connection, {run.source})),
+        "first": 0 if first is None else first.id,
+        "first_step": "" if first is None else first.step,
+        # A merge that had nothing to do has still said where what comes to its source goes.
+        "since": run.created_at if first is None else 0,
+    }
+    return [run_of(row) for row in connection.execute(_LATER_MERGES, given)]
 
 
 class Runs:
@@ -173,7 +206,7 @@ class Runs:
             return {state: number for state, number in connection.execute(_COUNTS)}  # noqa: C416 - typed by it
 
     def later_merges(self, run_id: str) -> list[Run]:
-        """Give the merges of either account that were entered after a run and stand, the earliest first.
+        """Give the merges of either account that came after a run and stand, the earliest entered first.
 
         Those that failed before they journalled anything, and those that were undone, do not stand. As
         long as the caller holds the accounts' locks, a merge that is not among them has not begun.

@@ -177,9 +177,53 @@ class TestUndo:
         do(ledger, "A-B", *STEPS)
         assert ledger.later_merges("A-B") == []
 
+    def test_a_merge_that_was_tried_again_after_another_has_come_after_it(self, ledger: Ledger) -> None:
+        enter(ledger, merge("A", "B"), merge("B", "C"))
+        fail(ledger, "A-B")
+        journal(ledger, chunk("B-C", source="B", target="C"))
+        do(ledger, "B-C", *STEPS)
+        ledger.retry("A-B", NOW, "ada")
+        assert _later(ledger, "B-C") == []
+        journal(ledger, chunk("A-B", target="C"))
+        do(ledger, "A-B", *STEPS)
+        assert _later(ledger, "B-C") == ["A-B"]
+        assert _refusal(ledger, undo("B-C", "B", "C")) == "LATER_MERGE"
+        assert _later(ledger, "A-B") == []
+
+    def test_of_a_merge_that_went_one_way_and_then_another_neither_goes_back(self, ledger: Ledger) -> None:
+        enter(ledger, merge("A", "B"), merge("B", "C"))
+        journal(ledger, chunk("A-B"))
+        journal(ledger, chunk("B-C", source="B", target="C"))
+        journal(ledger, chunk("A-B", step="second", target="C"))
+        assert _later(ledger, "B-C") == ["A-B"]
+        assert _later(ledger, "A-B") == ["B-C"]
+
+    def test_of_merges_that_work_in_turns_the_one_that_began_later_goes_back_first(self, ledger: Ledger) -> None:
+        enter(ledger, merge("A", "B"), merge("X", "B"))
+        for step in STEPS:
+            journal(ledger, chunk("X-B", step=step, source="X"))
+            journal(ledger, chunk("A-B", step=step))
+        assert _later(ledger, "X-B") == ["A-B"]
+        assert _later(ledger, "A-B") == []
+        journal(ledger, chunk("X-B", 2, source="X"))
+        assert _later(ledger, "A-B") == ["X-B"]
+
+    def test_what_comes_to_an_account_of_which_nothing_was_merged_has_gone_on_as_well(self, ledger: Ledger) -> None:
+        enter(ledger, merge("X", "A"), merge("A", "B"))
+        fail(ledger, "X-A")
+        do(ledger, "A-B", *STEPS)
+        assert _later(ledger, "A-B") == []
+        ledger.retry("X-A", NOW, "ada")
+        journal(ledger, chunk("X-A", source="X"))
+        assert _later(ledger, "A-B") == ["X-A"]
+
     def test_a_refused_undo_is_no_dead_letter(self, ledger: Ledger) -> None:
         enter(ledger, undo("A-B", "A", "B"))
         assert ledger.dead_letters() == []
+
+
+def _later(ledger: Ledger, run_id: str) -> list[str]:
+    return [run.id for run in ledger.later_merges(run_id)]
 
 
 def _refusal(ledger: Ledger, new: NewRun) -> str | None:
