@@ -17,23 +17,24 @@ def undo(work: Work) -> Result:
     original = work.run.undo_of
     if original is None:
         raise Refused("this run does not say which run it undoes")
-    later = ledger.later_merges(original)
-    if later:
-        raise Refused(f"a later merge of these accounts stands: {', '.join(run.id for run in later)}; undo it first")
-    # A chunk of an undo has the number of the chunk that it undoes: whoever comes second finds it there.
-    journalled = {chunk.number for chunk in ledger.chunks(work.run.id)}
-    for saved in ledger.chunks(original, newest_first=True):
-        if saved.id not in journalled:
-            work.journal(KIND, UndoChunk.of(chunks.read(saved.kind, saved.payload)), number=saved.id)
+    if ledger.to_be_undone(original):
+        # A chunk of an undo has the number of the chunk that it undoes: whoever comes second finds it there.
+        journalled = {chunk.number for chunk in ledger.chunks(work.run.id)}
+        for saved in ledger.chunks(original, newest_first=True):
+            if saved.id not in journalled:
+                chunk = UndoChunk.of(chunks.read(saved.kind, saved.payload))
+                work.journal(KIND, chunk, number=saved.id)
     # The documents of batches follow the database, here as in the transfer.
     documents = Plan(work.services, original).follow(work)["documents"]
     counts, warnings = work.tally()
     work.warnings.extend(warnings)
-    sent = ledger.delivered_mids(original)
-    if sent:
-        work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
     undone = ledger.peek(original)
     if ledger.undone(original, work.run.id, now_ms()) and undone is not None:
         metrics.run_ended(undone.workflow, "undone")
     show(work.services, original, RunState("undone"))
+    sent, unsent = ledger.delivered_mids(original), ledger.unsent_mids(original)
+    if sent:
+        work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
+    if unsent:
+        work.warnings.append(f"{len(unsent)} events had not been sent and are taken back: {', '.join(unsent[:5])}")
     return {**counts, **({"documents": documents} if documents else {})}

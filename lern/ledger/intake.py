@@ -6,14 +6,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from lern.ledger import dead_letters, merged_accounts, runs
+from lern.ledger import dead_letters, merged_accounts, runs, undoing
 from lern.ledger.database import Database
 from lern.ledger.merged_accounts import Admitted, admit
 from lern.ledger.records import (
-    LATER_MERGE,
-    NOT_ENDED,
     NOT_STANDING,
-    UNKNOWN_RUN,
     Entered,
     NewDeadLetter,
     NewRun,
@@ -88,7 +85,7 @@ class _Batch:
 
     def _admit(self, run: NewRun) -> Refusal | None:
         if run.undo_of is not None:
-            return _admit_undo(self.connection, run.undo_of)
+            return undoing.refusal(self.connection, run.undo_of)
         if not run.merge:
             return None
         if run.sweeps is not None and not self._stands(run):
@@ -126,19 +123,6 @@ class _Batch:
         ):
             if rows:
                 self.connection.execute(statement, rows)
-
-
-def _admit_undo(connection: sa.Connection, run_id: str) -> Refusal | None:
-    run = runs.find(connection, run_id)
-    if run is None:
-        return Refusal(UNKNOWN_RUN, "", f"there is no run {run_id}")
-    if run.state not in {"succeeded", "failed"}:
-        return Refusal(NOT_ENDED, "", f"run {run_id} is {run.state}: only one that has ended can be undone")
-    later = runs.later_merges(connection, run)
-    if later:
-        named = ", ".join(f"{merge.id} ({merge.source} into {merge.target})" for merge in later)
-        return Refusal(LATER_MERGE, "", f"later merges of these accounts stand, to be undone first: {named}")
-    return None
 
 
 def _dead(run: NewRun, refusal: Refusal) -> NewDeadLetter:

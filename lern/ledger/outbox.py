@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from lern.ledger.database import Database
 from lern.ledger.prepared import Prepared
-from lern.ledger.schema import chunks, outbox
+from lern.ledger.schema import chunks, outbox, runs
 from lern.outgoing import OutgoingEvent
 
 _MIDS: Final = outbox.c.mid.in_(sa.bindparam("mids", expanding=True))
@@ -22,14 +22,14 @@ _PLAN: Final = {
 _DELIVERED: Final = Prepared(
     outbox.update().where(_MIDS, outbox.c.delivered_at.is_(None)).values(delivered_at=sa.bindparam("now"))
 )
-_GONE_OUT: Final = (
-    sa.select(outbox.c.mid)
-    .where(outbox.c.run_id == sa.bindparam("run_id"), outbox.c.delivered_at.is_not(None))
-    .order_by(outbox.c.sequence)
-)
 # Steps whose rows are not all written yet: what announces them must not be heard before. The word is written out,
 # because a database takes an index over some rows only if it sees that they suffice.
 _UNFINISHED: Final = sa.select(chunks.c.run_id, chunks.c.step).where(sa.text("state = 'open'"))
+_OF_RUN: Final = sa.select(outbox.c.mid).where(outbox.c.run_id == sa.bindparam("run_id")).order_by(outbox.c.sequence)
+_GONE_OUT: Final = _OF_RUN.where(outbox.c.delivered_at.is_not(None))
+_NOT_GONE_OUT: Final = _OF_RUN.where(outbox.c.delivered_at.is_(None))
+# What a run announces is no longer so once it has been taken back: its state takes its events with it.
+_TAKEN_BACK: Final = sa.exists().where(runs.c.id == outbox.c.run_id, runs.c.state == "undone")
 _KNOWN: Final = Prepared(sa.select(outbox.c.mid).where(_MIDS))
 
 
@@ -71,6 +71,7 @@ def _undelivered(*restrictions: str) -> Prepared:
         .where(
             outbox.c.delivered_at.is_(None),
             sa.tuple_(outbox.c.run_id, outbox.c.step).not_in(_UNFINISHED),
+            ~_TAKEN_BACK,
             *(conditions[name] for name in restrictions),
         )
         .order_by(outbox.c.sequence)
@@ -92,7 +93,8 @@ class Outbox:
         """Give events that are to be sent and not known to be delivered, in the order in which they were planned.
 
         Of one run, or of all (`run_id` None); of these, where `created_before` (ms) is given, those that were
-        planned before it. What announces rows is not among them while a chunk of its step is open.
+        planned before it. What announces rows is not among them while a chunk of its step is open, nor is anything of
+        a run that was undone.
         """
         given = {"run_id": run_id, "created_before": created_before}
         restrictions = {name: value for name, value in given.items() if value is not None}
@@ -113,6 +115,11 @@ class Outbox:
         """Give the message ids of a run's events that have gone out, in order."""
         with self._database.read() as connection:
             return list(connection.scalars(_GONE_OUT, {"run_id": run_id}))
+
+    def unsent_mids(self, run_id: str) -> list[str]:
+        """Give the message ids of a run's events that have not gone out, in order. Of an undone run: taken back."""
+        with self._database.read() as connection:
+            return list(connection.scalars(_NOT_GONE_OUT, {"run_id": run_id}))
 
     def known_mids(self, mids: Collection[str]) -> set[str]:
         """Give those of `mids` that this system has planned itself, delivered or not."""

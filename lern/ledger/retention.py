@@ -21,7 +21,11 @@ _OLD: Final = (
         runs.c.created_at < sa.bindparam("before"),
         runs.c.ended_at < sa.bindparam("before"),
         ~sa.exists().where(chunks.c.run_id == runs.c.id, chunks.c.state == "open"),
-        ~sa.exists().where(outbox.c.run_id == runs.c.id, outbox.c.delivered_at.is_(None)),
+        # Of one that was undone, nothing is sent any more.
+        sa.or_(
+            runs.c.state == "undone",
+            ~sa.exists().where(outbox.c.run_id == runs.c.id, outbox.c.delivered_at.is_(None)),
+        ),
         ~sa.exists().where(_undo.c.undo_of == runs.c.id, _undo.c.state.not_in(("succeeded", "undone"))),
     )
     .order_by(runs.c.created_at, runs.c.id)

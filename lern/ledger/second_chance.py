@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lern.errors import Refused
-from lern.ledger import attempts, audit, contributed, runs
+from lern.ledger import attempts, audit, contributed, runs, undoing
 from lern.ledger.audit import Act
 from lern.ledger.database import Database
 from lern.ledger.records import ACTIVE, Contributions, Entered, Run, text_of
@@ -42,7 +42,8 @@ class SecondChance:
 
         With `step`: from that one, which must be done or have failed; then a succeeded run may be retried
         as well. Of two who do this at once, one is told `Refused`. Raises `Refused` with the reason
-        whenever the run's state does not allow it. The caller publishes the steps from `first_step`.
+        whenever the run's state does not allow it, or, of an undo, that of the run which it takes back. The caller
+        publishes the steps from `first_step`.
         """
         with self._database.write() as connection:
             runs.alone(connection)
@@ -51,14 +52,27 @@ class SecondChance:
                 raise Refused(f"there is no run {run_id}")
             first = _first_again(run, step)
             _refuse_if_undoing(connection, run)
+            if run.undo_of is not None:
+                _to_be_undone(connection, run.undo_of)
             generation = run.generation + 1
             runs.move(connection, run_id, now, generation=generation, **_again(connection, run, first, now))
             audit.note(connection, Act(now, who, "retry", run_id=run_id, detail=first))
             return Entered(run_id, "queued", generation, first, new=False)
 
+    def to_be_undone(self, run_id: str) -> bool:
+        """Tell an undo that has been begun whether its run is still to be taken back; False: that is done.
+
+        As long as the undo has not ended, nobody can start the run again. Raises `Refused` with the reason if it must
+        not be taken back.
+        """
+        with self._database.write(durable=False) as connection:
+            runs.alone(connection)
+            return _to_be_undone(connection, run_id)
+
     def undone(self, run_id: str, by_run: str, now: int, given: Contributions | None = None) -> bool:
         """Say that a run has been taken back by another: its source is no longer merged away.
 
+        Events of it that have not been sent never will be.
         `given`: contributed counters of the source to be put back to these values. True: it is undone now;
         False: it was before, and nothing has changed. Raises `Refused` if the run has not ended.
         """
@@ -104,6 +118,16 @@ def _refuse_if_undoing(connection: sa.Connection, run: Run) -> None:
         begun = undo.state == "failed" and connection.scalar(_ANY_CHUNK, {"run_id": undo.id}) is not None
         if undo.state in ACTIVE or begun:
             raise Refused(f"run {run.id} is being undone by run {undo.id}, which is {undo.state}")
+
+
+def _to_be_undone(connection: sa.Connection, run_id: str) -> bool:
+    run = runs.find(connection, run_id)
+    if run is not None and run.state == "undone":
+        return False
+    refusal = undoing.refusal(connection, run_id)
+    if refusal is not None:
+        raise Refused(refusal.reason)
+    return True
 
 
 def _again(connection: sa.Connection, run: Run, first: str, now: int) -> dict[str, Any]:

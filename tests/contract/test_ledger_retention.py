@@ -79,6 +79,13 @@ def test_a_run_stays_while_an_event_of_it_is_unsent(ledger: Ledger) -> None:
     assert ledger.prune(LATER).runs == 1
 
 
+def test_an_undone_run_has_no_events_to_wait_for(ledger: Ledger) -> None:
+    enter(ledger, merge("A", "B"))
+    fail(ledger, "A-B", event=event("failure"))
+    ledger.undone("A-B", "undo", NOW)
+    assert ledger.prune(LATER).runs == 1
+
+
 def test_a_run_that_is_being_taken_back_stays(ledger: Ledger) -> None:
     run_id = ended(ledger, "A", "B")
     [entered] = enter(ledger, undo(run_id, "A", "B"))

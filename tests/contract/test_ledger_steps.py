@@ -306,7 +306,43 @@ class TestRetry:
         assert ledger.retry("A-B", NOW, "ada").first_step == "first"
 
 
+    def test_an_undo_is_not_tried_again_while_its_run_is_at_work_again(self, ledger: Ledger) -> None:
+        fail(ledger, "A-B")
+        enter(ledger, undo("A-B", "A", "B"))
+        fail(ledger, "undo-A-B", "back")
+        ledger.retry("A-B", NOW, "ada")
+        with pytest.raises(Refused, match="A-B is queued"):
+            ledger.retry("undo-A-B", NOW, "ada")
+        do(ledger, "A-B", *STEPS)
+        assert ledger.retry("undo-A-B", NOW, "ada").first_step == "back"
+
+    def test_an_undo_is_not_tried_again_while_a_later_merge_stands(self, ledger: Ledger) -> None:
+        fail(ledger, "A-B")
+        enter(ledger, undo("A-B", "A", "B"))
+        fail(ledger, "undo-A-B", "back")
+        enter(ledger, merge("B", "C"))
+        with pytest.raises(Refused, match="B-C"):
+            ledger.retry("undo-A-B", NOW, "ada")
+
+
 class TestUndone:
+    def test_it_is_asked_before_anything_is_taken_back(self, ledger: Ledger) -> None:
+        with pytest.raises(Refused, match="A-B is queued"):
+            ledger.to_be_undone("A-B")
+        do(ledger, "A-B", *STEPS)
+        assert ledger.to_be_undone("A-B")
+        ledger.undone("A-B", "undo-A-B", NOW)
+        assert not ledger.to_be_undone("A-B")
+
+    def test_events_that_have_not_been_sent_never_will_be(self, ledger: Ledger) -> None:
+        journal(ledger, chunk("A-B"), event("sent"), event("unsent"))
+        ledger.delivered(["sent"], NOW)
+        fail(ledger, "A-B", event=event("failure"))
+        ledger.undone("A-B", "undo-A-B", NOW)
+        assert ledger.undelivered("A-B") == ledger.undelivered() == []
+        assert ledger.delivered_mids("A-B") == ["sent"]
+        assert ledger.unsent_mids("A-B") == ["unsent", "failure"]
+
     def test_the_source_is_an_account_of_its_own_again(self, ledger: Ledger) -> None:
         do(ledger, "A-B", *STEPS)
         assert [ledger.undone("A-B", "undo-A-B", NOW) for _ in range(2)] == [True, False]
