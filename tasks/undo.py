@@ -23,7 +23,7 @@ def undo(work: Work) -> Result:
         for saved in ledger.chunks(original, newest_first=True):
             if saved.id not in journalled:
                 chunk = UndoChunk.of(chunks.read(saved.kind, saved.payload))
-                work.journal(KIND, chunk, number=saved.id)
+                work.journal(KIND, chunk.beside(work.services.store, ledger), number=saved.id)
     # The documents of batches follow the database, here as in the transfer.
     documents = Plan(work.services, original).follow(work)["documents"]
     counts, warnings = work.tally()

@@ -18,6 +18,8 @@ from lern.rules.rule import (
 from lern.store.tables import USER_COURSES, Row
 
 COMPLETED: Final = 2
+# Cells without which nobody has enrolled by a row.
+_ENROLLING: Final = ("active", "enrolled_date")
 _CERTIFICATE_LISTS: Final = ("issued_certificates", "certificates")
 
 
@@ -27,7 +29,7 @@ def ghost(row: Row) -> bool:
     Saving the content state of a learner who is not enrolled creates a row without active and enrolled_date.
     A row that says active = false is a real enrolment that was left.
     """
-    return "active" not in row and "enrolled_date" not in row
+    return not any(column in row for column in _ENROLLING)
 
 
 def identity_of_certificate(certificate: Mapping[str, str]) -> Hashable:
@@ -83,6 +85,7 @@ USER_ENROLMENTS_RULES: Final = Rules(
     },
     together=(Together(("lastreadcontentid", "lastreadcontentstatus"), _source_read_later),),
     ghost=ghost,
+    enrolling=_ENROLLING,
     ignored=frozenset({EnrolmentPolicy.IGNORE}),
     lacking=_lacking,
 )

@@ -30,7 +30,18 @@ from lern.store.tables import (
     Table,
 )
 
-__all__ = ["COMBINE", "COUNTERS", "IGNORE", "RULES", "EnrolmentPolicy", "difference", "keeps", "merge", "settle"]
+__all__ = [
+    "COMBINE",
+    "COUNTERS",
+    "IGNORE",
+    "RULES",
+    "EnrolmentPolicy",
+    "difference",
+    "keeps",
+    "merge",
+    "reunite",
+    "settle",
+]
 
 COMBINE: Final = EnrolmentPolicy.COMBINE
 IGNORE: Final = EnrolmentPolicy.IGNORE
@@ -90,6 +101,24 @@ def settle(
     wanted = merge(table, standing, source, policy)
     if rules.counters:
         _count(rules, wanted, current or {}, source, before, contributed)
+    return wanted
+
+
+def reunite(table: Table, current: Row | None, back: Row, found: Row | None, contributed: Mapping[str, int]) -> Row:
+    """Give the row that an account is to hold where one that was taken away comes back to it.
+
+    Settles it into what may have come to stand there since, but takes ghosts for what they are: whatever the account
+    had it is to have again. `current`: what stands now; `found`: what stood when this was journalled (None: nothing).
+    `contributed`: per counter, what the row that comes back has given to others and still holds.
+    """
+    rules = RULES[table.name]
+    standing = found if current is None else current
+    if standing is None:
+        return back.copy()
+    is_over_ghost = rules.ghost(standing) and not rules.ghost(back)
+    wanted = _over_ghost(table, rules, standing, back) if is_over_ghost else _combined(rules, standing, back)
+    if rules.counters:
+        _count(rules, wanted, current or {}, back, found, contributed)
     return wanted
 
 

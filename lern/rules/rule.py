@@ -52,7 +52,8 @@ class Rules:
 
     `columns`: column to the rule for its two values. `together`: columns decided by a look at both rows.
     `computed`: column to a function `(target, source)` that gives its value (None: absent). `counters`:
-    columns that add up; only `settle` knows what was added already. `ghost`: rows that count as missing.
+    columns that add up; only `settle` knows what was added already. `ghost`: rows that count as missing; a row
+    with any of the columns `enrolling` is none.
     `ignored`: the policies under which a target's row that exists stays as it is. `lacking(target, source)`:
     what the source has and such an ignored target lacks, in words, or None.
     """
@@ -62,6 +63,7 @@ class Rules:
     computed: Mapping[str, Callable[[Row, Row], object]] = field(default_factory=dict)
     counters: tuple[str, ...] = ()
     ghost: Callable[[Row], bool] = nobody
+    enrolling: tuple[str, ...] = ()
     ignored: frozenset[EnrolmentPolicy] = frozenset()
     lacking: Callable[[Row, Row], str | None] = nothing_lacking
 
