@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 _USERINFO = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s'\"]+@")
-_QUERY = re.compile(r"([?&](?:password|passwd|secret|token|api_key)=)[^&\s'\"]+", re.IGNORECASE)
+_QUERY = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|secret|token)|api_key)=)[^&\s'\"]+", re.IGNORECASE)
 _REDIS_PORT = 6379
 # Passed on to SQLAlchemy as they are, less the driver's name: psycopg 3 is the one that we install.
 _POSTGRESQL = re.compile(r"^postgresql(?=:)")
