@@ -94,10 +94,10 @@ def choose(
     shared: Collection[Topic],
 ) -> Workflow | Skipped:
     """Choose among these workflows; see `workflow_for`."""
-    action = events.action(event)
     served = [w for w in workflows.values() if topic is None or settings.topic(w.topic) == topic]
     if topic is not None and not served:
         raise BadEvent("UNKNOWN_TOPIC", "", f"no workflow is started by topic {topic}")
+    action = events.action(event)
     is_shared = topic is not None and any(w.topic in shared for w in served)
     if action is None and topic is not None and len(served) == 1 and not is_shared:
         return served[0]

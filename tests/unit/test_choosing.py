@@ -64,3 +64,9 @@ def test_without_a_topic_the_action_decides() -> None:
 
 def test_a_topic_that_starts_nothing_is_a_mistake() -> None:
     assert code("merge-user-courses-and-cert", "prod.telemetry.raw") == "UNKNOWN_TOPIC"
+
+
+def test_of_a_topic_that_starts_nothing_the_topic_is_what_is_wrong() -> None:
+    """Whatever its events look like: other topics have other ones."""
+    with pytest.raises(BadEvent, match=r"prod\.telemetry\.raw"):
+        workflow_for({"eid": "ASSESS"}, "prod.telemetry.raw", SETTINGS)
