@@ -267,8 +267,11 @@ OWNERSHIP_ACTION: Final = "ownership-transfer"
 
 
 def to_bytes(event: Json) -> bytes:
-    """Give an event's bytes: compact JSON in UTF-8."""
-    return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    """Give an event's bytes: compact JSON in UTF-8. With a lone surrogate, which has no such form, all is escaped."""
+    try:
+        return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(event, separators=(",", ":")).encode("ascii")
 
 
 def _job_request(message_id: str, time: int, actor: str, thing: tuple[str, str], data: Json) -> Json:

@@ -151,6 +151,15 @@ def test_an_event_of_the_same_run_about_the_same_enrolment_has_the_same_bytes() 
     assert len(mids) == 2
 
 
+def test_an_event_with_half_a_character_goes_out_as_text_that_everybody_reads() -> None:
+    """Half of a pair of surrogates can be escaped in JSON, and has no bytes in UTF-8."""
+    came = event().replace(b'"mid": "', b'"mid": "\\ud800\xc3\xa4')
+    sent = events.failed("dev.learning.events.failed", "run", 1, came, "BAD_ROW", "broken")
+    assert json.loads(sent.value.decode("utf-8"))["mid"] == events.parse(came)["mid"]
+    assert events.parse(came)["mid"].startswith("\ud800ä")
+    assert events.to_bytes({"name": "ä"}) == b'{"name":"\xc3\xa4"}'
+
+
 def test_a_failed_run_is_announced_with_its_event_and_the_reason() -> None:
     sent = events.failed("dev.learning.events.failed", "run", 2, event(), "BAD_ROW", "table x, column y: broken")
     value = json.loads(sent.value)
