@@ -164,6 +164,17 @@ class Run:
         return state
 
 
+def _identity(idempotency_key: str | None) -> tuple[str, int]:
+    """Give what tells an event apart from others, and its time (ms). Raises `BadEvent` for a blank key."""
+    if idempotency_key is None:
+        return str(uuid.uuid4()), time.time_ns() // 1_000_000
+    # Most likely a variable that was never filled: all that have none would be one run, or none would be.
+    if not idempotency_key.strip():
+        raise events.BadEvent("BLANK_FIELD", "idempotency_key", "blank; a key was expected, or none at all")
+    # The event must be the same every time, so its time cannot be the clock's.
+    return idempotency_key, 0
+
+
 class Lern:
     """Enqueues work from any Python service. Needs nothing but the broker's address."""
 
@@ -191,11 +202,9 @@ class Lern:
         """Merge the account `source` into `target`.
 
         Calls with the same accounts and the same `idempotency_key` are one run, however often. Raises
-        `lern.events.BadEvent` for ids that cannot be, `Unreachable` if the broker does not answer.
+        `lern.events.BadEvent` for ids that cannot be and for a blank key, `Unreachable` if the broker does not answer.
         """
-        key = idempotency_key or str(uuid.uuid4())
-        # With a key the event must be the same every time, so its time cannot be the clock's.
-        event_time = 0 if idempotency_key else time.time_ns() // 1_000_000
+        key, event_time = _identity(idempotency_key)
         value = events.to_bytes(events.merge_request(source, target, event_time, key))
         merge = events.merge(events.parse(value))
         run_id = events.run_id("merge", value, merge.mid, (source, target))
@@ -210,9 +219,7 @@ class Lern:
         `organisation_id`: that of both, checked where userorg-service is known (`LERN_USERORG_URL`); None: not
         checked. Repeats and errors are as with `merge_accounts`.
         """
-        key = idempotency_key or str(uuid.uuid4())
-        # As above: with a key the event is the same every time.
-        event_time = 0 if idempotency_key else time.time_ns() // 1_000_000
+        key, event_time = _identity(idempotency_key)
         value = events.to_bytes(events.ownership_request(source, target, organisation_id, event_time, key))
         wanted = events.ownership(events.parse(value))
         run_id = events.run_id("ownership", value, wanted.mid, (source, target))

@@ -1,6 +1,6 @@
 """`lern merge SOURCE TARGET`."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,9 @@ from lern.events import BadEvent
 from lern.settings import Settings
 
 app = typer.Typer()
+
+# What the person at the terminal calls what the event names.
+NAMES: Final = {"edata.fromAccountId": "SOURCE", "edata.toAccountId": "TARGET", "idempotency_key": "--key"}
 
 
 @app.command()
@@ -39,7 +42,7 @@ def _merge(settings: Settings, source: str, target: str, key: str | None, *, wai
     try:
         run = Lern(settings=settings).merge_accounts(source, target, idempotency_key=key)
     except BadEvent as bad:
-        name = {"edata.fromAccountId": "SOURCE", "edata.toAccountId": "TARGET"}.get(bad.field, bad.field)
+        name = NAMES.get(bad.field, bad.field)
         raise WrongUse(f"{name}: {bad.reason.replace('edata.fromAccountId', 'SOURCE')}") from bad
     typer.echo(run.id)
     follow(run, settings, running, wait=wait, what="merged")

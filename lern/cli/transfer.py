@@ -37,8 +37,9 @@ def transfer(
 ) -> None:
     """Hand a user's course batches over to another: those created and those mentored. Prints the id of the run."""
     settings = Settings.load()
-    for name, value in (("SOURCE", source), ("TARGET", target), ("--org", org or "-")):
-        _check(name, value)
+    for name, value in (("SOURCE", source), ("TARGET", target), ("--org", org), ("--key", key)):
+        if value is not None:
+            _check(name, value)
     if source == target:
         raise WrongUse("TARGET: equals SOURCE; another user was expected")
     if dry_run:
