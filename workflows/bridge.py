@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
+from lern import events, phrases
 from lern import log as logging
 from lern.errors import Unreachable
 from lern.services import Services
@@ -45,6 +46,15 @@ class Report:
     def as_json(self) -> str:
         """Give the report as one JSON object."""
         return json.dumps({**self.__dict__, "runs": list(self.runs)})
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        parts = [f"{phrases.many(self.lines, 'line')}: {phrases.many(self.new, 'new run')}"]
+        if self.repeated:
+            parts.append(f"{self.repeated:,} seen before")
+        if self.dead:
+            parts.append(f"{phrases.many(self.dead, 'dead letter')} (lern dead list)")
+        return ", ".join(parts)
 
 
 def messages(file: BinaryIO, topic: str | None) -> Iterator[Message]:
@@ -80,8 +90,7 @@ def _bytes(value: Any) -> bytes | None:
     """Give a key's or value's bytes: a text is the bytes as they were, an object is written out."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.encode("utf-8", "surrogatepass")
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else events.to_bytes(value)
 
 
 def from_file(parts: Services, file: BinaryIO, topic: str | None) -> Report:
@@ -124,6 +133,8 @@ def main() -> int:
         report = from_file(parts, file, arguments.topic)
     if arguments.report is not None:
         arguments.report.write_text(report.as_json())
+    else:
+        sys.stdout.write(f"{report}\n")
     return 1 if report.dead else 0
 
 
