@@ -46,6 +46,18 @@ class Overloaded(Unreachable):
         self.args = (f"{server} takes no more work at the moment: {problem}",)
 
 
+class Damaged(Unreachable):
+    """A database's file cannot be read as one. It is waited for too: somebody has to put a good one in its place."""
+
+    code = "DAMAGED"
+    advice = "put a copy of it back; if it is moved away, an empty one takes its place"
+
+    def __init__(self, server: str, file: object, problem: str) -> None:
+        """Name the database by its role, its file and the problem."""
+        super().__init__(server, problem)
+        self.args = (f"{file}, the {server}'s file, is damaged or no database at all ({problem})",)
+
+
 class Transient(LernError):
     """Something failed that may well go right the next time."""
 

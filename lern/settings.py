@@ -102,7 +102,11 @@ def _database(url: str) -> str:
 def _directory(path: Path) -> Path:
     if "?" in str(path):
         raise ValueError("must not contain '?', which would end the path in the URL of the SQLite files in it")
-    return path.expanduser().absolute()
+    path = path.expanduser().absolute()
+    there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not there.is_dir():
+        raise ValueError(f"must be a directory, and {there} is something else")
+    return path
 
 
 def _readable(path: Path) -> Path:

@@ -29,7 +29,10 @@ app = typer.Typer(no_args_is_help=True)
 # How long (s) a worker may take to say what became of a replayed event.
 PATIENCE: Final = 15.0
 
-DeadId = Annotated[int, typer.Argument(metavar="ID", help="The dead letter's number.", show_default=False)]
+# As many as a database can count.
+DeadId = Annotated[
+    int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="The dead letter's number.", show_default=False)
+]
 
 
 @app.command(name="list")

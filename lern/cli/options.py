@@ -10,10 +10,13 @@ import typer
 
 from lern.cli.problems import WrongUse
 
+# More than anybody lists, and what every database takes.
+MANY: Final = 1_000_000_000
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON array of objects with the ledger's column names, nothing else.")
 ]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MANY, help="How many at most.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the run has ended; exit 1 unless it succeeded.")]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,

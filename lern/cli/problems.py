@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from lern.errors import LernError, Overloaded, SettingsError, Unreachable
+from lern.errors import Damaged, LernError, Overloaded, SettingsError, Unreachable
 
 FAILED: Final = 1
 WRONG: Final = 2
@@ -63,12 +63,19 @@ def told() -> Iterator[None]:
 
 
 def _text(error: LernError) -> str:
+    if isinstance(error, Damaged):
+        return f"{error}: {error.advice}"
     if isinstance(error, Unreachable) and not isinstance(error, Overloaded):
         where = _WHERE.get(error.server)
-        return f"{str(error).rstrip('.')}. `lern doctor` checks every connection" + (
+        return f"{_sentence(str(error))} `lern doctor` checks every connection" + (
             f"; {where} says where it is." if where else "."
         )
     return str(error)
+
+
+def _sentence(text: str) -> str:
+    # PostgreSQL's driver asks whether the server is running.
+    return text if text.endswith("?") else f"{text.rstrip('.')}."
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,7 @@ import redis
 from lern.doctor import cassandra, kafka, search
 from lern.doctor.finding import PATIENCE, Finding, Level
 from lern.doctor.finding import clock as clock_of
-from lern.errors import LernError, SchemaMissing
+from lern.errors import Damaged, LernError, SchemaMissing
 from lern.ledger import Ledger
 from lern.ledger.schema import HEAD
 from lern.settings import Settings
@@ -109,6 +109,8 @@ def ledger(settings: Settings) -> Finding:
     with closing(Ledger(url)) as found:
         try:
             version = found.version()
+        except Damaged as error:
+            return Finding("ledger", "problem", str(error), error.advice)
         except LernError as error:
             return Finding("ledger", "problem", str(error), "start it, or mend LERN_LEDGER_URL")
         if version == HEAD:
@@ -131,6 +133,8 @@ def store(settings: Settings) -> Finding:
             found.check()
     except SchemaMissing as error:
         return Finding("store", "problem", str(error), "run: lern migrate")
+    except Damaged as error:
+        return Finding("store", "problem", str(error), error.advice)
     except LernError as error:
         return Finding("store", "problem", f"{where}: {error}", "start it, or mend LERN_STORE_URL; lern migrate")
     return Finding("store", "ok", f"{where}, all tables are there")

@@ -18,12 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from lern.errors import SchemaMissing, Transient, Unreachable
+from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
 from lern.urls import redacted, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 5
+
+# SQLite's, of a file that it cannot make sense of. The low byte of its code is the error.
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 # PostgreSQL's SQLSTATE: the first two characters are the class.
 _UNDEFINED: Final = frozenset({"42P01", "42703"})
@@ -129,43 +132,45 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn the errors of a server that does not answer into the system's own. Others are bugs and pass."""
+        """Turn the errors of a database that is away or damaged into the system's own. Others are bugs and pass."""
         try:
             yield
         except exc.TimeoutError as error:
             raise Unreachable("ledger", "no connection became free") from error
         except exc.DBAPIError as error:
-            _raise(error.orig or error, error)
+            self._raise(error.orig or error, error)
         except sqlite3.Error as error:
-            _raise(error, error)
+            self._raise(error, error)
         except Exception as error:
             if not isinstance(error, self.engine.dialect.loaded_dbapi.Error):
                 raise
-            _raise(error, error)
+            self._raise(error, error)
+
+    def _raise(self, error: BaseException, cause: Exception) -> None:
+        """Raise what `error`, the driver's, means for the caller."""
+        problem = redacted(" ".join(str(error).split()))
+        if isinstance(error, sqlite3.Error):
+            # What the module itself finds wrong (a closed connection) has no code of SQLite's.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+                raise Damaged("ledger", self.file, problem) from cause
+            if not isinstance(error, sqlite3.OperationalError):
+                raise cause
+            if "no such table" in problem or "no such column" in problem:
+                raise SchemaMissing(problem) from cause
+            raise Unreachable("ledger", problem) from cause
+        state = getattr(error, "sqlstate", None)
+        if state in _UNDEFINED:
+            raise SchemaMissing(problem) from cause
+        if state is not None and state.startswith(_REPEATABLE):
+            raise Transient(f"ledger: {problem}") from cause
+        # A connection that broke has no SQLSTATE: the server could not say anything any more.
+        if state.startswith(_GONE) if state else type(error).__name__ in {"OperationalError", "InterfaceError"}:
+            raise Unreachable("ledger", problem) from cause
+        raise cause
 
 
 def _run(driver: Any, statement: str) -> None:
     driver.execute(statement)
-
-
-def _raise(error: BaseException, cause: Exception) -> None:
-    """Raise what `error`, the driver's, means for the caller."""
-    problem = redacted(" ".join(str(error).split()))
-    if isinstance(error, sqlite3.Error):
-        if not isinstance(error, sqlite3.OperationalError):
-            raise cause
-        if "no such table" in problem or "no such column" in problem:
-            raise SchemaMissing(problem) from cause
-        raise Unreachable("ledger", problem) from cause
-    state = getattr(error, "sqlstate", None)
-    if state in _UNDEFINED:
-        raise SchemaMissing(problem) from cause
-    if state is not None and state.startswith(_REPEATABLE):
-        raise Transient(f"ledger: {problem}") from cause
-    # A connection that broke has no SQLSTATE: the server could not say anything any more.
-    if state.startswith(_GONE) if state else type(error).__name__ in {"OperationalError", "InterfaceError"}:
-        raise Unreachable("ledger", problem) from cause
-    raise cause
 
 
 def _sqlite_engine(url: str) -> sa.Engine:

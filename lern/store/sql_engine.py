@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import sqlalchemy as sa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lern.errors import LernError, Transient, Unreachable
+from lern.errors import Damaged, LernError, Transient, Unreachable
 
 # How long (s) a writer waits for another one's transaction on SQLite.
 BUSY_TIMEOUT: Final = 30
@@ -24,6 +24,8 @@ _LOOK_AGAIN: Final = 0.01
 
 # What passes when somebody else is done or makes room, and is waited for.
 _AWAY_SQLITE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
+# A file that SQLite cannot make sense of.
+_DAMAGED_SQLITE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 # Connection lost; server shutting down or starting; too many connections, or no room.
 _AWAY_SQLSTATES: Final = ("08", "57P", "53")
 # Values that the server cannot keep; keys too long for an index.
@@ -46,11 +48,11 @@ class UndecodableError(Exception):
 class Connection:
     """A connection for the length of a unit or of one read. Every method raises `Unreachable` or `Transient`."""
 
-    def __init__(self, pooled: sa.PoolProxiedConnection, dialect: sa.Dialect) -> None:
-        """Take a connection of the pool."""
+    def __init__(self, pooled: sa.PoolProxiedConnection, engine: sa.Engine) -> None:
+        """Take a connection of the engine's pool."""
         self._pooled = pooled
-        self._dialect = dialect
-        self._error = dialect.loaded_dbapi.Error
+        self._engine = engine
+        self._error = engine.dialect.loaded_dbapi.Error
 
     def run(self, text: str) -> None:
         """Run one statement without parameters."""
@@ -101,23 +103,31 @@ class Connection:
             raise UndecodableError(str(error)) from error
         if (getattr(error, "sqlstate", None) or "").startswith(_UNFIT_SQLSTATES) or _is_nul(error):
             raise UnfitError(str(error)) from error
-        if self._dialect.is_disconnect(error, self._pooled.dbapi_connection, None):  # type: ignore[arg-type]
+        if self._engine.dialect.is_disconnect(error, self._pooled.dbapi_connection, None):  # type: ignore[arg-type]
             self._pooled.invalidate(error)
-        raise meaning(error, self._dialect) from error
+        raise meaning(error, self._engine) from error
 
 
-def meaning(error: Exception, dialect: sa.Dialect) -> LernError:
-    """Say what an error of the driver means: the server is away, or something failed that may be repeated."""
-    if _is_away(error, dialect):
-        return Unreachable("store", str(error))
-    return Transient(f"store: {error}")
+def meaning(error: Exception, engine: sa.Engine) -> LernError:
+    """Say what an error of the driver means: the database is away or damaged, or what failed may be repeated."""
+    problem = " ".join(str(error).split())
+    if _sqlite_code(error) in _DAMAGED_SQLITE:
+        return Damaged("store", engine.url.database, problem)
+    if _is_away(error, engine.dialect):
+        return Unreachable("store", problem)
+    return Transient(f"store: {problem}")
+
+
+def _sqlite_code(error: Exception) -> int | None:
+    """Give SQLite's code: the low byte is the error, the rest says more about it."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _is_away(error: Exception, dialect: sa.Dialect) -> bool:
-    sqlite_code: int | None = getattr(error, "sqlite_errorcode", None)
+    sqlite_code = _sqlite_code(error)
     if sqlite_code is not None:
-        # The low byte is the error; the rest says more about it.
-        return sqlite_code & 0xFF in _AWAY_SQLITE
+        return sqlite_code in _AWAY_SQLITE
     sqlstate: str | None = getattr(error, "sqlstate", None)
     if sqlstate is not None:
         return sqlstate.startswith(_AWAY_SQLSTATES)
@@ -159,7 +169,7 @@ class Engines:
         pool = engine.pool
         pooled = self._taken(engine)
         try:
-            yield Connection(pooled, engine.dialect)
+            yield Connection(pooled, engine)
         finally:
             if engine.pool is not pool:
                 # A fork came in between, and the pool that this connection is of is no longer used.
@@ -198,7 +208,7 @@ class Engines:
         except PoolTimeoutError as error:
             raise Unreachable("store", str(error)) from error
         except engine.dialect.loaded_dbapi.Error as error:
-            raise meaning(error, engine.dialect) from error
+            raise meaning(error, engine) from error
 
 
 _ALL: Final[weakref.WeakSet[Engines]] = weakref.WeakSet()

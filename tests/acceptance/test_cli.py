@@ -291,7 +291,10 @@ def test_worker_bridge_and_merge_meet_in_one_data_directory(cli: Cli) -> None:
         assert merged.returncode == 0, merged.stderr
         again = cli("merge", "p", "q", "--key", "once", "--wait")
         assert again.stdout == merged.stdout, "the same key is the same run"
-        cli.well("bridge", "--from", cli.file("events.jsonl", [event("r", "s", "m")]))
+        events = cli.file("events.jsonl", [event("r", "s", "m"), event("r", "s", "m")])
+        assert cli.well("bridge", "--from", events) == "2 lines: 1 new run, 1 seen before\n"
+        some = cli("bridge", "--from", cli.file("events.jsonl", ["nonsense", event("r", "r", "m")]))
+        assert (some.returncode, some.stdout) == (1, "2 lines: 0 new runs, 2 dead letters (lern dead list)\n")
         assert len(cli.listed("runs", "list")) == 2
     finally:
         worker.send_signal(signal.SIGTERM)
@@ -410,6 +413,10 @@ def test_the_doctor_says_what_to_do_about_a_server_that_is_away(cli: Cli) -> Non
         (["rows", "dump", "--table", "users"], {}, 2, "no table"),
         (["merge", "a", "a"], {}, 2, "TARGET"),
         (["merge", "a", " "], {}, 2, "TARGET"),
+        (["merge", "a", "b", "--key", ""], {}, 2, "--key: blank"),
+        (["runs", "list", "--limit", "9" * 21], {}, 2, "--limit"),
+        (["dead", "show", "9" * 23], {}, 2, "ID"),
+        (["merge", "a", "b"], {"LERN_DATA_DIR": __file__}, 2, "must be a directory"),
         (["runs", "list"], {"LERN_STROE_URL": "x"}, 2, "LERN_STORE_URL"),
         (["merge", "a", "b"], {"LERN_BROKER_URL": "redis://127.0.0.1:1/0"}, 1, "lern doctor"),
         (["runz"], {}, 2, "runs"),
@@ -421,6 +428,23 @@ def test_a_mistake_is_told_in_words(
     done = cli(*arguments, **settings)
     assert done.returncode == code
     assert words in no_traceback(done)
+
+
+def test_damaged_files_are_named_with_what_to_do(cli: Cli) -> None:
+    cli.data.mkdir()
+    for name in ("ledger", "learners"):
+        (cli.data / f"{name}.sqlite").write_bytes(b"no database" * 1000)
+    done = cli("process", cli.file("events.jsonl", [event("p", "q", "m")]))
+    assert done.returncode == 1
+    assert re.search(r"ledger\.sqlite.*damaged.*put a copy of it back", no_traceback(done))
+    seen_by_the_doctor = cli("doctor", "--json")
+    assert seen_by_the_doctor.returncode == 1
+    no_traceback(seen_by_the_doctor)
+    problems = {found["name"]: found for found in json.loads(seen_by_the_doctor.stdout) if found["level"] == "problem"}
+    assert problems.keys() == {"ledger", "store"}
+    for problem in problems.values():
+        assert "sqlite, the" in problem["detail"]
+        assert "put a copy of it back" in problem["advice"]
 
 
 # --- transfers
@@ -455,7 +479,16 @@ def test_a_transfer_is_looked_at_carried_out_and_checked(cli: Cli) -> None:
     assert cli.rows() == before
 
 
-@pytest.mark.parametrize("arguments", [("rao", "rao"), ("", "sen"), ("rao", "s" * 300), ("rao", "sen", "--org", " ")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rao", "rao"),
+        ("", "sen"),
+        ("rao", "s" * 300),
+        ("rao", "sen", "--org", ""),
+        ("rao", "sen", "--key", " "),
+    ],
+)
 def test_a_transfer_that_cannot_be_is_refused_at_once(cli: Cli, arguments: tuple[str, ...]) -> None:
     refused = cli("transfer", *arguments)
     assert refused.returncode == 2

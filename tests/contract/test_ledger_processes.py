@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
-from lern.errors import LockLost, Refused, SchemaMissing, Unreachable
+from lern.errors import Damaged, LockLost, Refused, SchemaMissing, Unreachable
 from lern.ledger import Ledger, NewDeadLetter, Started, database, prepared
 from lern.ledger.schema import HEAD, metadata
 from tests.contract.given_ledger import (
@@ -359,6 +359,24 @@ class TestUnreachable:
         assert ledger.version() is None
         ledger.migrate()
         assert enter(ledger, merge("A", "B"))[0].new
+        ledger.close()
+
+    def test_a_file_that_is_damaged_is_waited_for_until_a_copy_is_put_back(self, tmp_path: Path) -> None:
+        file = tmp_path / "ledger.sqlite"
+        ledger = Ledger(f"sqlite:///{file}")
+        ledger.migrate()
+        enter(ledger, merge("A", "B"))
+        ledger.close()
+        copy = file.read_bytes()
+        for damaged in (b"no database" * 1000, copy[:100] + b"\xff" * (len(copy) - 100)):
+            file.write_bytes(damaged)
+            for call in (ledger.runs, lambda: enter(ledger, merge("C", "D")), ledger.migrate):
+                with pytest.raises(Damaged, match=r"ledger\.sqlite, the ledger's file, is damaged"):
+                    call()
+            ledger.close()
+        assert issubclass(Damaged, Unreachable)
+        file.write_bytes(copy)
+        assert [run.id for run in ledger.runs()] == ["A-B"]
         ledger.close()
 
     def test_a_server_that_goes_and_comes_back(self, own_postgres: PostgresServer) -> None:

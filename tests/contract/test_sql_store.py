@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lern.errors import BadRow, Refused, Unreachable
+from lern.errors import BadRow, Damaged, Refused, Unreachable
 from lern.settings import Settings
 from lern.store import open_store
 from lern.store import sql_engine as engine
@@ -49,6 +49,14 @@ def store(file: Path) -> Iterator[SqlStore]:
 
 def may() -> None:
     """Allow every write."""
+
+
+def test_a_file_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "learners.sqlite").write_bytes(b"no database" * 1000)
+    store = SqlStore(f"sqlite:///{tmp_path}/learners.sqlite")
+    for call in (store.check, store.create, lambda: list(store.scan(USER_ENROLMENTS))):
+        with pytest.raises(Damaged, match=r"learners\.sqlite, the store's file, is damaged"):
+            call()
 
 
 def test_nothing_of_a_unit_is_seen_before_it_ends(store: SqlStore) -> None:

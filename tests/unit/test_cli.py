@@ -1,19 +1,23 @@
 """What the command line says and how it is read; the commands themselves are in tests/acceptance/test_cli.py."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 
 import pytest
+import typer
 
 from lern import phrases
 from lern.cli import console
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
-from lern.cli.problems import WrongUse
+from lern.cli.problems import FAILED, WrongUse, told
 from lern.cli.run_page import counts, tries
+from lern.errors import Unreachable
 from lern.ledger import Step
+from lern.store.sql import SqlStore
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -92,3 +96,21 @@ def test_row_counts_leave_out_what_is_none() -> None:
 def test_tries_count_every_execution_of_a_step() -> None:
     step = Step("merge.content", 0, "succeeded", 2, 1, None, 1, 2, None, None, None, {})
     assert tries(step) == 4
+
+
+def test_a_database_that_is_away_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, told():
+        SqlStore("postgresql://127.0.0.1:1/lern").check()
+    assert ended.value.exit_code == FAILED
+    told_lines = capsys.readouterr().err.splitlines()
+    assert len(told_lines) == 1
+    assert re.search(r"\w[.?] `lern doctor`", told_lines[0])
+
+
+@pytest.mark.parametrize(
+    ("problem", "end"), [("gone", "gone. `lern"), ("gone.", "gone. `lern"), ("is it running?", "running? `lern")]
+)
+def test_a_sentence_ends_once(capsys: pytest.CaptureFixture[str], problem: str, end: str) -> None:
+    with pytest.raises(typer.Exit), told():
+        raise Unreachable("ledger", problem)
+    assert end in capsys.readouterr().err

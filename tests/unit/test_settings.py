@@ -48,6 +48,15 @@ def test_the_data_directory_stays_where_it_was_when_the_process_changes_director
     assert settings.store_url_or_default == f"sqlite:///{tmp_path}/rows.sqlite"
 
 
+@pytest.mark.parametrize("below", ["", "lern", "lern/here"])
+def test_a_data_directory_that_cannot_be_one_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name in ("file", "nowhere"):
+        reason = refusal(LERN_DATA_DIR=str(tmp_path / name / below))
+        assert reason.endswith(f"must be a directory, and {tmp_path / name} is something else")
+
+
 def test_the_environment_of_the_process_is_read_when_no_other_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LERN_ENV", "staging")
     assert Settings.load().env == "staging"
