@@ -7,13 +7,19 @@ import pytest
 import redis
 
 from lern.embedded import EmbeddedRedis
+from lern.errors import LockLost
+from lern.locks import PREFIX, Held
 from lern.store.tables import USER_CONTENT_CONSUMPTION
+from tasks.app import BODIES
+from tasks.merge import CONTENT
+from tasks.step import Aside, Result, Work, now_ms, perform
 from tasks.sweeper import Sweeper
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.test_killed_workers import PAIRS, enter_all, lost, merged_undisturbed, rows_of_pairs
 from tests.acceptance.workers import Workers
 from tests.accounts import RELATIONS, content
+from tests.workers import until
 
 WAITING = 500
 LONG = 1000
@@ -81,6 +87,58 @@ def test_a_redis_that_has_forgotten_everything_is_told_at_once_and_only_then(pla
     broker.flushdb()
     assert (sweeper.remember(), broker.llen(queue)) == (3, 3)
     assert (sweeper.remember(), broker.llen(queue)) == (0, 3)
+
+
+def is_lost(held: Held) -> bool:
+    try:
+        held.check()
+    except LockLost:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("moment", ["journal", "mark"])
+def test_a_step_that_has_lost_its_users_does_nothing_more(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Redis has lost the locks when the chunk is journalled, or when it is marked: that was the last thing done."""
+    place = make_place(lock_ttl="1", chunk_rows="1")
+    place.load(content(user, "course-1", "b", f"c{n}", viewcount=1) for user in ("from", "to") for n in range(2))
+    run_id = place.enter("from", "to")
+    ledger = place.services.ledger
+    at_work: list[Work] = []
+    at_the_loss: list[object] = []
+
+    def body(work: Work) -> Result:
+        at_work.append(work)
+        return BODIES[CONTENT](work)
+
+    def stand() -> object:
+        return place.tables(), [chunk.state for chunk in ledger.chunks(run_id)], place.run(run_id).position
+
+    real = getattr(ledger, moment)
+
+    def loses_the_locks(*arguments: object, **options: object) -> object:
+        done = real(*arguments, **options)
+        # The first chunk is in hand; or the last one is marked, and nothing but the step's end is left.
+        if moment == "journal" or ledger.next_number(run_id, CONTENT) == 3:
+            place.services.broker.delete(*(PREFIX + user for user in ("from", "to")))
+            until(lambda: is_lost(at_work[0].held))
+            at_the_loss.append(stand())
+        return done
+
+    monkeypatch.setattr(ledger, moment, loses_the_locks)
+    outcome = perform(place.services, CONTENT, body, run_id, 1)
+    monkeypatch.undo()
+    assert isinstance(outcome, Aside)
+    assert "the lock is gone from Redis" in outcome.reason
+    assert at_the_loss == [stand()]
+    # Whoever comes next carries on where that was.
+    [pending] = ledger.due(outcome.next_at)
+    assert ledger.requeue(pending, now_ms())
+    assert place.carry_out(run_id).state == "succeeded"
+    rows = place.rows(USER_CONTENT_CONSUMPTION)
+    assert {(row["userid"], row["contentid"]): row["viewcount"] for row in rows} == {("to", "c0"): 2, ("to", "c1"): 2}
 
 
 @pytest.mark.parametrize("workers", [{"lock_wait": "0.01", "retry_cap": "300"}], indirect=True)
