@@ -7,6 +7,9 @@ from tests.acceptance.place import Place
 from tests.acceptance.workers import Workers
 from tests.accounts import Placed, account
 
+# Seconds that a busy machine may take to do at once what is to be done at once.
+SLACK = 10
+
 PAIRS = [(f"from-{number}", f"to-{number}") for number in range(12)]
 
 
@@ -34,6 +37,22 @@ def at_work(place: Place) -> set[str | None]:
 
 def lost(place: Place, runs: list[str]) -> int:
     return sum(attempt.outcome == "lost" for run in runs for attempt in place.detail(run).attempts)
+
+
+def pauses(place: Place, runs: Sequence[str]) -> list[float]:
+    """How long (s) each lost step stood still: from when the last of them began, after which its worker died."""
+    attempts = [(run, attempt) for run in runs for attempt in place.detail(run).attempts]
+    dead = [(run, attempt) for run, attempt in attempts if attempt.outcome == "lost"]
+    begun = max(attempt.started_at or 0 for _, attempt in dead)
+    again = [
+        min(
+            other.started_at or 0
+            for of_run, other in attempts
+            if of_run == run and other.step == lost.step and (other.started_at or 0) >= lost.ended_at
+        )
+        for run, lost in dead
+    ]
+    return [(started_at - begun) / 1000 for started_at in again]
 
 
 def killed_at_work(workers: Workers, pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -71,6 +90,9 @@ def test_another_worker_recovers_what_a_killed_one_had_begun(workers: Workers, m
         first.kill()
     assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
     assert lost(place, runs) >= 2
+    # The locks of the dead run out, and the next sweep sends their steps again: what else passes is the machine's.
+    settings = place.settings
+    assert max(pauses(place, runs)) < settings.lock_ttl + settings.sweep_interval + SLACK
     assert place.tables() == merged_undisturbed(make_place).tables()
 
 
