@@ -1,5 +1,7 @@
 """The Python API beside a worker: another service has accounts merged, and hears what became of it."""
 
+from functools import partial
+
 import pytest
 
 from lern import Lern
@@ -37,9 +39,6 @@ def test_a_service_has_accounts_merged_and_hears_what_became_of_it(workers: Work
 @pytest.mark.parametrize("key", ["", " "])
 def test_a_blank_key_is_refused_before_anything_is_sent(key: str) -> None:
     lern = Lern("redis://127.0.0.1:1/0")
-    for ask in (
-        lern.merge_accounts,
-        lambda *users, **more: lern.transfer_ownership(*users, organisation_id="o", **more),
-    ):
+    for ask in (lern.merge_accounts, partial(lern.transfer_ownership, organisation_id="o")):
         with pytest.raises(BadEvent, match=r"idempotency_key: blank"):
             ask("from", "to", idempotency_key=key)

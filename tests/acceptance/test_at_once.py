@@ -6,12 +6,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from lern.store.tables import TABLES, USER_CONTENT_CONSUMPTION
+import pytest
+
+from lern.store.tables import TABLES, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS
 from lern.urls import sqlite_file
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place, Tables
 from tests.acceptance.workers import Workers
-from tests.accounts import RELATIONS, account, content, two_accounts
+from tests.accounts import DAY, RELATIONS, account, content, enrolment, two_accounts
 from workflows import MERGE
 
 
@@ -147,21 +149,34 @@ def test_a_merge_of_an_account_that_went_elsewhere_is_refused(place: Place) -> N
 
 
 class Learner(threading.Thread):
-    """Goes on learning, through a service that writes absolute values: each view is what it has read, and one more."""
+    """Goes on learning, through a service that writes absolute values: what it has read, and a `step` more.
 
-    def __init__(self, place: Place, user: str, contents: int) -> None:
+    A view changes the row of a content, or makes it, and the enrolment with it. `gone_back`: what was found to be
+    less than this learner had made it. `progress`: the furthest that was written.
+    """
+
+    def __init__(self, place: Place, user: str, contents: int, step: int) -> None:
         super().__init__()
         self._file = sqlite_file(place.settings.store_url_or_default)
         self._user = user
         self._contents = contents
+        self._step = step
         self._enough = threading.Event()
+        self._seen: dict[str, tuple[int, int, int]] = {}
         self.views: Counter[str] = Counter()
+        self.gone_back: list[str] = []
+        self.progress = 0
 
     def run(self) -> None:
         connection = sqlite3.connect(str(self._file), isolation_level=None, timeout=30)
         while not self._enough.is_set():
             for number in range(self._contents):
+                connection.execute("BEGIN IMMEDIATE")
                 self._view(connection, f"c{number}")
+                self._go_on(connection, f"c{number}")
+                connection.execute("COMMIT")
+                # Whoever waits for the file looks now and then, and would find it taken.
+                self._enough.wait(0.002)
         connection.close()
 
     def stop(self) -> None:
@@ -169,35 +184,75 @@ class Learner(threading.Thread):
         self.join()
 
     def _view(self, connection: sqlite3.Connection, name: str) -> None:
-        place = (self._user, name)
-        connection.execute("BEGIN IMMEDIATE")
-        [count] = connection.execute(
-            "SELECT viewcount FROM user_content_consumption WHERE userid = ? AND contentid = ?", place
+        found = connection.execute(
+            "SELECT viewcount, status, coalesce(progress, 0) FROM user_content_consumption"
+            " WHERE userid = ? AND courseid = 'course-1' AND batchid = 'b' AND contentid = ?",
+            (self._user, name),
         ).fetchone()
+        now, before = found or (0, 0, 0), self._seen.get(name, (0, 0, 0))
+        if any(one < other for one, other in zip(now, before, strict=True)):
+            self.gone_back.append(f"{name}: {now} after {before}")
         connection.execute(
-            "UPDATE user_content_consumption SET viewcount = ?, status = 2, progress = 100"
-            " WHERE userid = ? AND contentid = ?",
-            (count + 1, *place),
+            "INSERT INTO user_content_consumption (userid, courseid, batchid, contentid, viewcount, status, progress)"
+            " VALUES (?, 'course-1', 'b', ?, ?, 2, 100) ON CONFLICT DO UPDATE"
+            " SET viewcount = excluded.viewcount, status = 2, progress = 100",
+            (self._user, name, now[0] + self._step),
         )
-        connection.execute("COMMIT")
-        self.views[name] += 1
+        self._seen[name] = (now[0] + self._step, 2, 100)
+        self.views[name] += self._step
+
+    def _go_on(self, connection: sqlite3.Connection, name: str) -> None:
+        found = connection.execute(
+            "SELECT progress, coalesce(contentstatus, '{}') FROM user_enrolments"
+            " WHERE userid = ? AND courseid = 'course-1' AND batchid = 'b'",
+            (self._user,),
+        ).fetchone()
+        progress, statuses = found or (0, "{}")
+        if progress < self.progress:
+            self.gone_back.append(f"progress: {progress} after {self.progress}")
+        self.progress = max(self.progress, progress + 1)
+        connection.execute(
+            "INSERT INTO user_enrolments"
+            " (userid, courseid, batchid, active, enrolled_date, progress, contentstatus)"
+            " VALUES (?, 'course-1', 'b', 1, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET progress = excluded.progress, contentstatus = excluded.contentstatus",
+            (self._user, DAY, progress + 1, json.dumps({**json.loads(statuses), f"{self._user}-{name}": 2})),
+        )
 
 
+@pytest.mark.parametrize("workers", [{"chunk_rows": "5"}], indirect=True)
 def test_whoever_goes_on_learning_during_the_merge_loses_nothing(workers: Workers) -> None:
+    """At both accounts, with contents that they have, with new ones, and with the enrolment; in many chunks."""
     place = workers.place
-    contents = 60
+    had, contents = 20, 30
     for user, views in (("from", 100_000), ("to", 5)):
-        place.load(content(user, "course-1", "b", f"c{n}", status=1, viewcount=views) for n in range(contents))
-    learner = Learner(place, "to", contents)
-    learner.start()
-    workers.until(lambda: learner.views["c0"] > 1, "the learner has begun")
+        place.load(content(user, "course-1", "b", f"c{n}", status=1, viewcount=views) for n in range(had))
+        place.load([enrolment(user, "course-1", "b", active=True, enrolled_date=DAY, progress=0, contentstatus={})])
+    # What the target has gained since the chunk was journalled is taken for the source's share if it is as much. So
+    # what the source learns is counted in thousands.
+    learners = [Learner(place, "from", contents, 1_000), Learner(place, "to", contents, 1)]
+    for learner in learners:
+        learner.start()
+    workers.until(lambda: all(learner.views["c0"] for learner in learners), "both have begun")
     workers.start()
-    [run] = workers.until_ended([place.enter("from", "to")])
-    learner.stop()
+    run_id = place.enter("from", "to")
+    [run] = workers.until_ended([run_id])
+    for learner in learners:
+        learner.stop()
     assert run.state == "succeeded"
+    assert place.services.ledger.next_number(run_id, "merge.content") > had / 5
+    # What the source has learnt since it was read for the last time is carried over by whoever looks again.
+    [again] = workers.until_ended([place.enter("from", "to", "again")])
+    assert again.state == "succeeded"
+
+    seen = learners[0].views + learners[1].views
     rows = {row["contentid"]: row for row in place.rows(USER_CONTENT_CONSUMPTION)}
-    assert len(rows) == contents
+    assert rows.keys() == seen.keys()
     for name, row in rows.items():
-        assert row["userid"] == "to"
-        assert (row["status"], row["progress"]) == (2, 100)
-        assert row["viewcount"] == 100_000 + 5 + learner.views[name]
+        assert (row["userid"], row["status"], row["progress"]) == ("to", 2, 100)
+        assert row["viewcount"] == seen[name] + (100_005 if int(name[1:]) < had else 0)
+    [enrolled] = place.rows(USER_ENROLMENTS)
+    assert (enrolled["userid"], enrolled["active"]) == ("to", True)
+    assert enrolled["progress"] == max(learner.progress for learner in learners)
+    assert enrolled["contentstatus"] == {f"{user}-{name}": 2 for user in ("from", "to") for name in seen}
+    assert learners[1].gone_back == []
