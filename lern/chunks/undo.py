@@ -101,12 +101,7 @@ class UndoChunk:
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> Self:
         """Read a chunk back from the journal."""
-        items = tuple(
-            Item(
-                TABLES[name], tuple(key), _unpacked(name, after), _unpacked(name, before), _unpacked(name, found), given
-            )
-            for name, key, after, before, found, given in payload["items"]
-        )
+        items = tuple(_item(*raw) for raw in payload["items"])
         return cls(items, {(name, tuple(identity)): given for name, identity, given in payload["contributed"]})
 
     def to_payload(self) -> Json:
@@ -358,6 +353,12 @@ def _ownership_items(chunk: OwnershipChunk) -> Iterator[Item]:
     for entry in chunk.entries:
         if entry.before is not None:
             yield Item(COURSE_BATCH, entry.key, chunk.after(entry.before), entry.before)
+
+
+def _item(name: str, key: list[str], after: Any, before: Any, found: Any = None, given: Json | None = None) -> Item:
+    """Read an item back; one that an earlier version journalled says nothing of what was found."""
+    after, before, found = (_unpacked(name, row) for row in (after, before, found))
+    return Item(TABLES[name], tuple(key), after, before, found, given or {})
 
 
 def _packed(name: str, row: Row | None) -> Any:

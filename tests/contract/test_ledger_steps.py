@@ -305,7 +305,6 @@ class TestRetry:
         fail(ledger, "undo-A-B", "back")
         assert ledger.retry("A-B", NOW, "ada").first_step == "first"
 
-
     def test_an_undo_is_not_tried_again_while_its_run_is_at_work_again(self, ledger: Ledger) -> None:
         fail(ledger, "A-B")
         enter(ledger, undo("A-B", "A", "B"))
