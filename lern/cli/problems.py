@@ -3,6 +3,7 @@
 Exit codes: 0 all went well; 1 work failed or a server is away; 2 the command or the settings are wrong.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ _WHERE: Final = {
     "search": "LERN_SEARCH_URL",
     "kafka": "LERN_KAFKA_BOOTSTRAP",
 }
+
+# A place that cannot be written to will be none the next time; a full disk may have room again.
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 
 
 class WrongUse(LernError):
@@ -60,6 +64,13 @@ def told() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         _forget_output()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(
+            f"{error.filename}: {error.strerror}. What Lern keeps is in LERN_DATA_DIR: a directory that it may write to"
+        )
+        raise typer.Exit(WRONG if error.errno in _NOT_OURS else FAILED) from error
 
 
 def _text(error: LernError) -> str:

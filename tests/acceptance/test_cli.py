@@ -447,6 +447,17 @@ def test_damaged_files_are_named_with_what_to_do(cli: Cli) -> None:
         assert "put a copy of it back" in problem["advice"]
 
 
+@pytest.mark.parametrize("arguments", [("up",), ("up", "--detach"), ("worker",)])
+def test_a_data_directory_that_cannot_be_written_to_is_named(cli: Cli, arguments: tuple[str, ...]) -> None:
+    # What lies in the way is a file: from that not even root is exempt.
+    directory = Path(cli.file("a-file", [])) / "data"
+    done = cli(*arguments, LERN_DATA_DIR=str(directory))
+    assert done.returncode == 2
+    told = no_traceback(done)
+    assert str(directory) in told
+    assert "LERN_DATA_DIR" in told
+
+
 # --- transfers
 
 
