@@ -1,7 +1,10 @@
 """Every Celery setting, each with its reason."""
 
+from typing import Any
+
 from celery.schedules import crontab
 
+from lern.client import worker_client
 from lern.settings import Settings
 
 _settings = Settings.load()
@@ -31,11 +34,13 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 # A step that runs when the connection breaks goes on: its locks and the ledger guard it, not the message.
 worker_cancel_long_running_tasks_on_connection_loss = False
-broker_transport_options = {
+broker_transport_options: dict[str, Any] = {
     # After so long (seconds) Redis hands an unacknowledged message to another worker. The sweeper recovers
     # within seconds what died; this is the net below it. A step that takes longer is not done twice: its
     # second copy finds it at work and ends.
     "visibility_timeout": 3600,
+    # By this a worker is told from Flower, which waits for messages of its own at the same server.
+    "client_name": worker_client(_settings.queue),
     "socket_keepalive": True,
 }
 # SIGTERM: steps end with the chunk in hand and go to other workers. SIGQUIT: they get this long (seconds), then

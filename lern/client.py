@@ -31,6 +31,11 @@ REPLAY: Final = "lern.replay"
 QUEUE_HEADER: Final = "lern_sent"
 
 
+def worker_client(queue: str) -> str:
+    """Give the name by which Redis knows the connections of a queue's workers, in `CLIENT LIST`."""
+    return f"lern-worker-{queue}"
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A run's steps on their way: from the next one to the last, of one generation of the run."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from lern.cli import console
 from lern.cli.problems import WorkFailed
+from lern.client import worker_client
 from lern.ledger import Ledger, Run
 from lern.ledger.records import ACTIVE
 from lern.services import Services
@@ -29,9 +30,10 @@ def whoami() -> str:
 
 
 def has_worker(parts: Services) -> bool:
-    """Whether a worker waits for messages at the broker, seen by its blocking read."""
+    """Whether a worker of our queue waits for messages at the broker, seen by its blocking read and its name."""
     clients: Any = parts.broker.client_list()
-    return any(client.get("cmd") == "brpop" for client in clients)
+    name = worker_client(parts.settings.queue)
+    return any((client.get("cmd"), client.get("name")) == ("brpop", name) for client in clients)
 
 
 @dataclass(frozen=True)
