@@ -15,14 +15,17 @@ from flower.options import default_options as options
 from flower.urls import settings as tornado_settings
 
 from lern import log as logging
-from lern.errors import LernError, SettingsError
+from lern.errors import SettingsError
 from lern.flower.access import Access
 from lern.flower.application import Application
+from lern.flower.templates import UnknownFlower
 from lern.services import Services
 from lern.settings import Settings
 
 log = structlog.get_logger()
 
+FAILED: Final = 1
+# For what will be as wrong the next time. A ledger that is away is not: the pages say so until it is back.
 WRONG: Final = 2
 
 
@@ -51,14 +54,13 @@ def main() -> int:
     logging.configure(settings)
     try:
         made = application(settings, sys.argv[1:])
-        made.parts.ledger.version()
         port = made.start_http_server()
-    except LernError as error:
+    except (SettingsError, UnknownFlower) as error:
         sys.stderr.write(f"lern: {error}\n")
         return WRONG
     except OSError as error:
         sys.stderr.write(f"lern: {options.address}:{options.port} cannot be listened on: {error.strerror or error}\n")
-        return 1
+        return FAILED
 
     def end(_number: int, _frame: Any) -> None:
         made.io_loop.add_callback_from_signal(made.stop)
