@@ -80,6 +80,17 @@ class EmbeddedRedis:
                 self._server.stop()
             self._end_use()
 
+    def end_unused(self) -> bool:
+        """End a server that a crash has left without users; tells whether there was one."""
+        if not self.directory.exists():
+            return False
+        with self._one_at_a_time():
+            users = open_lock(self.users_lock)
+            try:
+                return try_lock(users) and self._server.stop()
+            finally:
+                os.close(users)
+
     def __enter__(self) -> Self:
         """Join."""
         self.join()

@@ -1,6 +1,7 @@
 """What a process says of itself over HTTP: `/health` (it lives), `/ready` (it gets on with its work), `/metrics`."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from typing import Final
 
 from lern import metrics
 from lern.errors import LernError
+
+PROCESS: Final = "Lern-Process"
+"""The header that says which process answers: at a port that is known beforehand it may be anybody's."""
 
 
 class PortTaken(LernError):
@@ -100,6 +104,7 @@ def _handler(health: Health) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header(PROCESS, str(os.getpid()))
             self.end_headers()
             self.wfile.write(body)
 

@@ -161,11 +161,11 @@ class RedisServer:
         finally:
             client.close()
 
-    def stop(self) -> None:
-        """End the server, its log written. If none of ours answers there is nothing to do."""
+    def stop(self) -> bool:
+        """End the server, its log written. False: none of ours answers, and there is nothing to do."""
         address = self._recorded()
         if address is None or not self._is_ours(address):
-            return
+            return False
         client = address.client()
         about: Any = client.info("server")
         with suppress(redis.RedisError):
@@ -180,6 +180,7 @@ class RedisServer:
                 os.waitpid(about["process_id"], 0)
         finally:
             os.close(lock)
+        return True
 
     def _mend(self) -> None:
         """Cut the append log where it stops making sense, as after a power failure. The original is kept beside it."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 PAUSE: Final = 0.1
+# How long (s) a part that is at work, or was, is believed before it is asked again.
+ASK: Final = 1.0
 # A command says by this exit code that its settings or arguments are wrong. They will be the next time.
 WRONG: Final = 2
 
@@ -61,11 +63,11 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process to be kept alive. `ready` says whether it does its work."""
+    """A process to be kept alive. `ready` asks the one with this number whether it does its work."""
 
     name: str
     start: Callable[[], Process]
-    ready: Callable[[], bool]
+    ready: Callable[[int], bool]
 
 
 @dataclass
@@ -79,13 +81,19 @@ class Kept:
     deaths: int = 0
     restarts: int = 0
     ready: bool = False
+    ask_at: float | None = None
+    ended: bool = False
 
     @property
     def state(self) -> str:
-        """One word: starting, ready or restarting."""
+        """In a word or two: waiting for those before it, starting, ready, not ready (any more), restarting, ended."""
+        if self.ended:
+            return "ended"
         if self.process is None:
-            return "restarting"
-        return "ready" if self.ready else "starting"
+            return "waiting" if self.restart_at is None else "restarting"
+        if self.ready:
+            return "ready"
+        return "starting" if self.ask_at is None else "not ready"
 
 
 class PartDied(Exception):
@@ -145,7 +153,7 @@ class Supervisor:
             return
         code = one.process.exit_code
         if code is None:
-            one.ready = one.ready or one.part.ready()
+            self._ask(one, one.process.pid)
             return
         lived = self.clock() - one.started_at
         one.deaths = 1 if lived >= self.backoff.healthy else one.deaths + 1
@@ -157,13 +165,23 @@ class Supervisor:
             case Restart(after):
                 one.process, one.ready, one.restart_at = None, False, self.clock() + after
 
+    def _ask(self, one: Kept, pid: int) -> None:
+        """Ask a part whether it is ready: one that starts again and again, one that was ready every now and then."""
+        if one.ask_at is not None and self.clock() < one.ask_at:
+            return
+        one.ready = one.part.ready(pid)
+        if one.ready or one.ask_at is not None:
+            # By the clock after the answer: one that hangs lets us wait for it.
+            one.ask_at = self.clock() + ASK
+
     def _start(self, one: Kept) -> None:
         one.process = one.part.start()
-        one.started_at, one.restart_at, one.ready = self.clock(), None, False
+        one.started_at, one.restart_at, one.ready, one.ask_at = self.clock(), None, False, None
         self.changed(self.kept)
 
     def _end(self) -> None:
         for one in reversed(self.kept):
             if one.process is not None:
                 one.process.end()
-                one.process = None
+                one.process, one.ended = None, True
+                self.changed(self.kept)

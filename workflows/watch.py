@@ -22,6 +22,7 @@ import structlog
 
 from lern import log as logging
 from lern.errors import Unreachable
+from lern.health import Health, PortTaken, served
 from lern.services import Services
 from lern.settings import Settings
 from workflows.bridge import messages
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 PAUSE: Final = 0.5
 AT_ONCE: Final = 1 << 20
 TAIL: Final = 1 << 10
+# What is read at once may wait for the ledger's lock (30 s). A loop that stands for longer (s) hangs.
+PATIENCE: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +212,37 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = Settings.load()
     logging.configure(settings)
-    watch = Watch(Services(settings), arguments.file, arguments.topic)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.info("watches", file=str(arguments.file), from_line=watch.place.line + 1)
+    health = Health(PATIENCE)
+    watch = Watch(Services(settings), arguments.file, arguments.topic)
+    try:
+        with served(health, settings.bridge_host, settings.bridge_port):
+            log.info("watches", file=str(arguments.file), from_line=watch.place.line + 1)
+            follow(watch, health, stop)
+    except PortTaken as error:
+        sys.stderr.write(f"lern: {error}\n")
+        return 1
+    return 0
+
+
+def follow(watch: Watch, health: Health, stop: threading.Event) -> None:
+    """Look at a file until told to stop; a server that is away is waited for."""
     while not stop.is_set():
+        health.turned()
         try:
             found = watch.look()
         except Unreachable as error:
-            log.warning("the bridge waits", reason=str(error))
+            if health.hindered("batch", str(error)):
+                log.warning("the bridge waits", reason=str(error))
             found = 0
+        else:
+            health.cleared("start")
+            if health.cleared("batch"):
+                log.info("the bridge goes on")
         if not found:
             stop.wait(PAUSE)
-    return 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ STATES: Final[Mapping[str, str]] = {
     "replayed": "green",
     "starting": "yellow",
     "restarting": "bold red",
+    "not ready": "bold red",
+    "left": "bold red",
+    "ended": "dim",
     "ready": "green",
 }
 

@@ -1,5 +1,6 @@
 """Flower with the ledger in view: its own application, its handlers guarded, ours beside them."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -7,11 +8,12 @@ from flower.app import Flower, rewrite_handler
 from flower.views import BaseHandler
 from flower.views.auth import LoginHandler
 from flower.views.tasks import TasksDataTable
-from tornado.web import StaticFileHandler, url
+from tornado.web import RequestHandler, StaticFileHandler, url
 
 from lern.flower import api, bulk, dead, groups, run, runs, task
 from lern.flower.access import Access, Guarded
 from lern.flower.templates import STATIC, Templates
+from lern.health import PROCESS
 from lern.services import Services
 
 # Pages of the ledger must not wait for Flower's own threads, which ask workers and may wait long.
@@ -41,6 +43,14 @@ HANDLERS: Final = (
 )
 
 
+class OwnProcess(RequestHandler):
+    """Says to anybody that it answers, and which process it is: `lern up` asks this of what it has started."""
+
+    def get(self) -> None:
+        """Answer."""
+        self.set_header(PROCESS, str(os.getpid()))
+
+
 class Application(Flower):
     """Flower, and what it needs besides: the parts of the system, who may do what, and jobs."""
 
@@ -57,7 +67,8 @@ class Application(Flower):
         self._guard()
         prefix = options.url_prefix
         handlers = [rewrite_handler(handler, prefix) for handler in HANDLERS] if prefix else list(HANDLERS)
-        self.add_handlers(r".*", handlers)
+        # Asked at this port itself, so under no prefix.
+        self.add_handlers(r".*", [*handlers, url(r"/lern/process", OwnProcess)])
 
     def _guard(self) -> None:
         """Put our checks around every handler of Flower's; its page for logging in is for those who are not."""

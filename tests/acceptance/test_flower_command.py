@@ -3,15 +3,21 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
-from lern.cli.children import ROOT, environ
+from lern.cli.children import ROOT, Child, environ
+from lern.cli.flower import command
+from lern.cli.parts import answers
+from lern.embedded import EmbeddedRedis
 from lern.redis_server import free_port
 from lern.settings import Settings
-from tests.workers import Process, until
+from tests.servers.redis import RedisServer
+from tests.workers import PATIENCE, Process, until
 
 TOKEN = "a-token-for-scripts-of-this-test"
 
@@ -45,6 +51,29 @@ def test_it_asks_who_is_there_lets_scripts_in_by_their_token_and_ends_with_its_r
     assert _processes_in(settings.data_dir) == []
 
 
+def test_flower_is_not_taken_for_a_worker(flower: Process, settings: Settings, tmp_path: Path) -> None:
+    # Flower waits for the workers' answers as they wait for messages.
+    with EmbeddedRedis(settings.data_dir) as server, closing(redis.Redis.from_url(server.url)) as broker:
+        until(lambda: "brpop" in {client["cmd"] for client in broker.client_list()})
+        with Process("merge", settings, tmp_path / "merge.log", None, "p", "q") as merge:
+            assert merge.wait(PATIENCE) == 0
+            assert "no worker is running here" in merge.text
+    assert flower.stop() == 0
+
+
+def test_a_ledger_that_is_away_does_not_keep_flower_from_its_work(
+    settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    away = settings.model_copy(
+        update={"broker_url": redis_server.url, "ledger_url": f"postgresql+psycopg://127.0.0.1:{free_port()}/lern"}
+    )
+    url = f"http://127.0.0.1:{settings.flower_port}"
+    with (tmp_path / "flower.log").open("wb") as output, Child(command(), environ(away), output) as flower:
+        until(lambda: answers(f"{url}/lern/process", flower.pid) or flower.exit_code is not None)
+        runs = httpx.get(f"{url}/api/lern/runs", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+        assert (runs.status_code, "ledger" in runs.text) == (503, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -55,9 +84,9 @@ def test_it_asks_who_is_there_lets_scripts_in_by_their_token_and_ends_with_its_r
 def test_what_would_be_open_or_without_effect_does_not_start(
     settings: Settings, arguments: tuple[str, ...], said: str
 ) -> None:
-    command = [sys.executable, "-m", "lern.cli", "flower", *arguments]
+    words = [sys.executable, "-m", "lern.cli", "flower", *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env=environ(settings), capture_output=True, text=True, timeout=60, check=False
+        words, cwd=ROOT, env=environ(settings), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert said in done.stderr

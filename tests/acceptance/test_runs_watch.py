@@ -1,76 +1,21 @@
 """`lern runs watch` on a terminal: what a reader sees while runs come, go on and end."""
 
-import os
-import pty
-import re
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from lern.cli.children import ROOT, environ
 from tests.acceptance.place import Place
+from tests.terminal import CTRL_C, Terminal
 from tests.workers import until
 
 COMMAND = [sys.executable, "-m", "lern.cli", "runs", "watch", "--every", "0.2"]
-STEERING = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
-HOME = b"\x1b[H"
-
-
-class Terminal:
-    """A command on a terminal of its own. `written`: all that it has sent there."""
-
-    def __init__(self, place: Place) -> None:
-        self._ours, theirs = pty.openpty()
-        settings = {**environ(place.settings), "COLUMNS": "200", "LINES": "20", "TERM": "xterm-256color"}
-        self.process = subprocess.Popen(COMMAND, cwd=ROOT, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        self.written = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        # Linux says EIO, others nothing, when the last on the other side has gone.
-        try:
-            while piece := os.read(self._ours, 1 << 16):
-                self.written += piece
-        except OSError:
-            pass
-
-    @property
-    def screen(self) -> str:
-        """The latest page, without what steers the terminal."""
-        return STEERING.sub(b"", self.written.rpartition(HOME)[2]).decode("utf-8", "replace")
-
-    def shows(self, *words: str) -> None:
-        """Wait until a page has all of these words."""
-        until(lambda: self.process.poll() is not None or all(word in self.screen for word in words))
-        assert self.process.poll() is None, self.written
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        os.close(self._ours)
-
-
-@contextmanager
-def watching(place: Place) -> Iterator[Terminal]:
-    terminal = Terminal(place)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
 
 
 def test_runs_are_followed_until_ctrl_c_and_the_terminal_is_given_back(place: Place) -> None:
     first = place.enter("asha-school", "asha-state", "first")
-    with watching(place) as terminal:
+    with Terminal(COMMAND, environ(place.settings)) as terminal:
         terminal.shows("queued 1", first[:8], "asha-school → asha-state")
         second = place.enter("ravi-school", "ravi-state", "second")
         terminal.shows("queued 2", second[:8])
@@ -81,7 +26,7 @@ def test_runs_are_followed_until_ctrl_c_and_the_terminal_is_given_back(place: Pl
         place.services.ledger.fail(second, place.run(second).steps[0], 1, "token", 2, "BAD_ROW", "a \x1b[2Jrow", None)
         # What people have put into rows does not steer the reader's terminal.
         terminal.shows("failed 1", r"a \x1b[2Jrow")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.press(CTRL_C)
         assert terminal.process.wait(60) == 130
         until(lambda: b"\x1b[?1049l" in terminal.written and b"\x1b[?25h" in terminal.written)
 

@@ -25,8 +25,10 @@ from tests.acceptance.site import ROOT
 from tests.bridges import merges, surroundings
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
-from tests.workers import until
+from tests.terminal import CTRL_C, STEERING, Terminal
+from tests.workers import PATIENCE, until
 
+LERN = (sys.executable, "-m", "lern.cli")
 PARTS = {"redis", "worker", "beat", "bridge", "flower"}
 
 
@@ -40,7 +42,9 @@ class Stack:
         self.environment = {**os.environ, **{f"LERN_{name}": value for name, value in own.items()}}
 
     def lern(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "lern.cli", *arguments]
+        return self._run(*LERN, *arguments)
+
+    def _run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
@@ -50,10 +54,20 @@ class Stack:
         done = self.lern("up", "--detach", *arguments)
         assert done.returncode == 0, done.stderr
 
+    def up_but_not_in_time(self) -> None:
+        """Start it, and return before it is ready, as if that took too long."""
+        code = "from lern.cli import app, up; up.START = 0.0; app()"
+        done = self._run(sys.executable, "-c", code, "up", "--detach")
+        assert done.returncode == 1
+        assert re.search(r"still tries: lern status .*lern down", done.stderr)
+
     def parts(self) -> dict[str, Any]:
         """How the parts are doing, as `lern status --json` prints it."""
-        file = self.directory / "up.json"
-        return {part["id"]: part for part in json.loads(file.read_text())["parts"]}
+        return {part["id"]: part for part in self.told()["parts"]}
+
+    def told(self) -> Any:
+        """What `lern up` tells of itself."""
+        return json.loads((self.directory / "up.json").read_text())
 
     def ledger(self) -> Ledger:
         return Ledger(sqlite_url(self.directory / "ledger.sqlite"))
@@ -64,16 +78,24 @@ class Stack:
 
     def restarted(self, name: str) -> bool:
         """Whether a part was started once more, and all of them are ready."""
-        parts = self.parts()
-        return parts[name]["restarts"] == 1 and {part["state"] for part in parts.values()} == {"ready"}
+        return self.parts()[name]["restarts"] == 1 and self.states() == {"ready"}
+
+    def states(self) -> set[str]:
+        """The states that the parts are in."""
+        return {part["state"] for part in self.parts().values()}
+
+    def processes(self) -> list[int]:
+        """All processes of this data directory, whoever has started them."""
+        return [number for number in _processes_of(self.directory) if number != os.getpid()]
 
 
 class Watched(Stack):
     """A stack that watches a file."""
 
     def __init__(self, directory: Path) -> None:
-        self.worker_port = free_port()
-        super().__init__(directory / "data", WORKER_PORT=str(self.worker_port))
+        self.worker_port, self.bridge_port = free_port(), free_port()
+        ports = {"WORKER_PORT": str(self.worker_port), "BRIDGE_PORT": str(self.bridge_port)}
+        super().__init__(directory / "data", **ports)
         self.file = directory / "events.jsonl"
 
     def merged(self) -> Run:
@@ -109,6 +131,28 @@ def test_everything_comes_up_and_does_its_work(stack: Watched) -> None:
     assert httpx.get(f"http://127.0.0.1:{stack.port}/api/lern/runs").json()[0]["id"] == run.id
 
 
+def test_what_the_watched_file_brings_is_counted_where_it_is_taken_in(stack: Watched) -> None:
+    with stack.file.open("ab") as lines:
+        lines.write(b"no event\n")
+
+    def counted() -> str:
+        return httpx.get(f"http://127.0.0.1:{stack.bridge_port}/metrics").text
+
+    until(lambda: 'lern_dead_letters_total{code="' in counted())
+    assert httpx.get(f"http://127.0.0.1:{stack.bridge_port}/ready").status_code == 200
+
+
+def test_a_part_that_hangs_is_not_ready_until_it_goes_on(stack: Watched) -> None:
+    worker = stack.parts()["worker"]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        until(lambda: stack.parts()["worker"]["state"] == "not ready")
+        assert stack.lern("status").returncode == 1
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    until(lambda: stack.states() == {"ready"})
+
+
 def test_a_worker_that_dies_is_started_again_and_has_its_name_again(stack: Watched) -> None:
     stack.merged()
     os.kill(stack.parts()["worker"]["pid"], signal.SIGKILL)
@@ -140,8 +184,41 @@ def test_it_goes_down_and_leaves_nothing(stack: Watched) -> None:
     assert None not in said
     assert {found[1] for found in said if found} == (PARTS - {"redis"}) | {"lern"}
     # The processes that its processes had started included.
-    assert [number for number in _processes_of(stack.directory) if number != os.getpid()] == []
+    assert stack.processes() == []
     assert stack.lern("down").returncode == 0
+
+
+def test_in_the_foreground_ctrl_c_ends_it_in_the_reverse_order(stack: Watched) -> None:
+    with Terminal([*LERN, "up"], stack.environment) as terminal:
+        terminal.shows("ready: http://")
+        assert "no worker is running" not in stack.lern("merge", "p", "q").stderr
+        terminal.press(CTRL_C)
+        assert terminal.process.wait(PATIENCE) == 0
+    said = STEERING.sub(b"", terminal.written).decode()
+    order = ["flower ended", "beat ended", "worker ended", "redis ended", "all has ended"]
+    assert sorted(order, key=said.index) == order
+    assert stack.processes() == []
+
+
+def test_of_a_stack_that_was_killed_nothing_works_on_and_the_next_is_alone(stack: Watched) -> None:
+    stack.up_but_not_in_time()
+    until((stack.directory / "up.json").exists)
+    until(lambda: stack.states() == {"ready"})
+    before = {part["pid"] for part in stack.parts().values()}
+    beat = stack.parts()["beat"]["pid"]
+    # One that does not hear that it is to end.
+    os.kill(beat, signal.SIGSTOP)
+    os.kill(stack.told()["pid"], signal.SIGKILL)
+    until(lambda: stack.processes() == [beat])
+    status = stack.lern("status", "--json")
+    assert (status.returncode, [part["state"] for part in json.loads(status.stdout)]) == (1, ["left"])
+    os.kill(beat, signal.SIGCONT)
+    stack.up()
+    assert set(stack.processes()) & before == set()
+    os.kill(stack.told()["pid"], signal.SIGKILL)
+    down = stack.lern("down")
+    assert (down.returncode, "redis" in down.stderr) == (0, True)
+    assert stack.processes() == []
 
 
 @pytest.fixture

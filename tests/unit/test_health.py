@@ -1,6 +1,7 @@
 """A process says whether it lives and whether it gets on with its work, to whoever asks over HTTP."""
 
 import json
+import os
 import socket
 import urllib.error
 import urllib.request
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lern.cli.parts import answers
 from lern.health import Health, PortTaken, served
 
 
@@ -85,6 +87,14 @@ def test_a_loop_that_hangs_neither_lives_nor_is_ready(clock: Clock, health: Heal
     health.turned()
     assert ask(port, "/health")[0] == 200
     assert ask(port, "/ready?verbose")[0] == 200
+
+
+def test_an_answer_says_which_process_gives_it_so_that_nobody_else_is_taken_for_it(health: Health, port: int) -> None:
+    ready = f"http://127.0.0.1:{port}/ready"
+    assert not answers(ready, os.getpid())
+    health.cleared("start")
+    assert answers(ready, os.getpid())
+    assert not answers(ready, os.getppid())
 
 
 def test_metrics_are_prometheus_text(port: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lern.supervisor import Backoff, GiveUp, Kept, Part, PartDied, Restart, Supervisor
+from lern.supervisor import ASK, Backoff, GiveUp, Kept, Part, PartDied, Restart, Supervisor
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ class World:
     """Two parts, a clock that the test moves, and what has happened."""
 
     now: float = 0.0
+    works: bool = True
     log: list[str] = field(default_factory=list)
     running: dict[str, Fake] = field(default_factory=dict)
 
@@ -59,7 +60,7 @@ class World:
             self.running[name] = Fake(self.log, name)
             return self.running[name]
 
-        return Part(name, start, lambda: True)
+        return Part(name, start, lambda _: self.works)
 
     def supervisor(self) -> Supervisor:
         return Supervisor([self.part("one"), self.part("two")], lambda: self.now, lambda _: None)
@@ -72,8 +73,11 @@ def states(kept: Sequence[Kept]) -> list[str]:
 def test_parts_start_in_order_and_end_in_the_reverse_order() -> None:
     world = World()
     supervisor = world.supervisor()
+    told: list[list[str]] = []
+    supervisor.changed = lambda kept: told.append(states(kept))
     supervisor.stop()
     supervisor.run()
+    assert told == [["starting", "waiting"], ["starting", "starting"], ["starting", "ended"], ["ended", "ended"]]
     assert world.log == ["start one", "start two", "end two", "end one"]
 
 
@@ -96,6 +100,28 @@ def test_a_part_that_died_is_started_again_when_its_pause_is_over() -> None:
     assert states(supervisor.kept) == ["ready", "ready"]
     assert supervisor.kept[1].restarts == 1
     assert world.log == ["start one", "start two", "end two", "start two"]
+
+
+def test_a_part_waits_for_those_before_it_and_is_ready_as_long_as_it_says_so() -> None:
+    world = World()
+    supervisor = world.supervisor()
+    one, two = supervisor.kept
+    supervisor._start(one)
+    world.works = False
+    supervisor.look()
+    assert states(supervisor.kept) == ["starting", "waiting"]
+    supervisor._start(two)
+    world.works = True
+    supervisor.look()
+    assert states(supervisor.kept) == ["ready", "ready"]
+    world.works = False
+    world.now += ASK
+    supervisor.look()
+    assert states(supervisor.kept) == ["not ready", "not ready"]
+    world.works = True
+    world.now += ASK
+    supervisor.look()
+    assert states(supervisor.kept) == ["ready", "ready"]
 
 
 def test_a_part_that_dies_again_and_again_ends_all() -> None:
