@@ -10,6 +10,7 @@ import pytest
 
 from lern.cli import part_lock
 from lern.cli.part_lock import PartLock
+from lern.cli.running_stack import RunningStack
 from lern.errors import Refused
 from tests.workers import until
 
@@ -66,3 +67,16 @@ def test_the_number_of_an_earlier_process_is_nobodys(lock: PartLock) -> None:
         assert (lock.held, lock.group) == (True, None)
         with pytest.raises(Refused, match="cannot be ended"):
             lock.end(((signal.SIGKILL, 0.0),))
+
+
+def test_a_stack_begins_when_what_another_has_left_is_ended(tmp_path: Path) -> None:
+    stack = RunningStack(tmp_path)
+    with stack.part("worker").taken() as held:
+        words = part_lock.command(("/bin/sleep", "600"), held)
+        process = subprocess.Popen(words, start_new_session=True, pass_fds=[held])
+    with process:
+        until(lambda: stack.part("worker").group == process.pid)
+        assert [part.name for part in stack.left] == ["worker"]
+        with stack.owned() as ended:
+            assert (ended, process.wait()) == (["worker"], -signal.SIGTERM)
+    assert stack.left == []
