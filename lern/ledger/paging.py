@@ -22,6 +22,7 @@ Cursor = tuple[int, str]
 
 WINDOW: Final = 10_000
 COUNTED: Final = 10_000
+COUNTED_AMONG: Final = 2 * WINDOW
 MOST_GROUPS: Final = 50
 _SEARCHED: Final = ("id", "source", "target", "mid", "reason", "error")
 
@@ -102,22 +103,25 @@ class Paging:
             found = [run for run in _read(connection, ways, limit + 1, rest, window) if not end or _place(run) >= end]
             if len(found) > limit:
                 return RunPage(tuple(found[:limit]), _place(found[limit - 1]))
-            known = _by_id(connection, chosen.text) if after is None and chosen.text else []
+            by_id = _by_id(chosen) if after is None else None
+            known = [] if by_id is None else [run_of(row) for row in connection.execute(by_id.limit(limit))]
         shown = {run.id: run for run in [*found, *known]}
         newest = tuple(sorted(shown.values(), key=_place, reverse=True))[:limit]
         return RunPage(newest, end, None if end is None else end[0])
 
-    def count(self, chosen: RunFilter, *, limit: int = COUNTED, window: int = 20 * WINDOW) -> Counted:
-        """Count runs, up to `limit`, looking at no more than `window` of them."""
+    def count(self, chosen: RunFilter, *, limit: int = COUNTED, window: int = COUNTED_AMONG) -> Counted:
+        """Count runs, up to `limit`; where no index decides, among the newest `window` of those that one finds."""
         driving, rest = _split(chosen)
-        found: set[str] = set()
-        cut = False
+        ways = [[*way, *_times(chosen)] for way in driving]
+        found = [_ids(way, rest, window, limit + 1) for way in ways]
+        if (by_id := _by_id(chosen)) is not None:
+            found.append(by_id.with_only_columns(runs.c.id))
+        # Each as a table of its own: SQLite knows no limit within a union.
+        counted = sa.union(*(sa.select(ids.subquery()) for ids in found)).subquery()
         with self._database.read() as connection:
-            for way in driving:
-                conditions = [*way, *_times(chosen)]
-                found.update(connection.scalars(_ids(conditions, rest, window, limit + 1)))
-                cut = cut or (bool(rest) and _end_of_window(connection, conditions, window) is not None)
-        return Counted(min(len(found), limit), cut or len(found) > limit)
+            number = connection.scalar(sa.select(sa.func.count()).select_from(counted)) or 0
+            cut = bool(rest) and any(_end_of_window(connection, way, window) is not None for way in ways)
+        return Counted(min(number, limit), cut or number > limit)
 
     def live_counts(self, limit: int = COUNTED) -> dict[RunState, Counted]:
         """Count the runs of every state, each up to `limit`."""
@@ -158,8 +162,7 @@ class Paging:
 
 def _split(chosen: RunFilter) -> tuple[list[Conditions], Later]:
     """Choose the index: give the ways to read it (two for a user), and the conditions that it cannot decide."""
-    exact = {"state": chosen.state, "reason": chosen.reason, "workflow": chosen.workflow}
-    wanted = {name: value for name, value in exact.items() if value is not None}
+    wanted = _exact(chosen)
     if chosen.user is not None:
         ways: list[Conditions] = [[runs.c.source == chosen.user], [runs.c.target == chosen.user]]
         decided: set[str] = set()
@@ -168,6 +171,11 @@ def _split(chosen: RunFilter) -> tuple[list[Conditions], Later]:
         ways = [[runs.c[name] == value for name, value in wanted.items() if name in decided]]
     rest = [_equals(name, value) for name, value in wanted.items() if name not in decided]
     return ways, rest + ([] if chosen.text is None else [_contains(chosen.text)])
+
+
+def _exact(chosen: RunFilter) -> dict[str, str]:
+    exact = {"state": chosen.state, "reason": chosen.reason, "workflow": chosen.workflow}
+    return {name: value for name, value in exact.items() if value is not None}
 
 
 def _equals(name: str, value: str) -> Callable[[sa.FromClause], sa.ColumnElement[bool]]:
@@ -220,15 +228,18 @@ def _end_of_window(connection: sa.Connection, way: Conditions, window: int) -> C
     return None if row is None else (row[0], row[1])
 
 
-def _by_id(connection: sa.Connection, text: str) -> list[Run]:
-    """Give the runs whose id begins with a text, if it looks like the beginning of one."""
-    beginning = text.strip().lower()
+def _by_id(chosen: RunFilter) -> "sa.Select[Any] | None":
+    """Ask for the chosen runs whose id begins with the text, if it looks like the beginning of one."""
+    beginning = (chosen.text or "").strip().lower()
     if not _ID.fullmatch(beginning):
-        return []
+        return None
     # Both bounds are whole ids, so that a collation that skips hyphens orders them as we do.
     low, high = (beginning + bound[len(beginning) :] for bound in (_LOWEST, _HIGHEST))
-    query = sa.select(runs).where(runs.c.id.between(low, high)).limit(20)
-    return [run for run in map(run_of, connection.execute(query)) if run.id.startswith(beginning)]
+    begins = sa.func.substr(runs.c.id, 1, len(beginning)) == beginning
+    conditions = [_equals(name, value)(runs) for name, value in _exact(chosen).items()]
+    if chosen.user is not None:
+        conditions.append(sa.or_(runs.c.source == chosen.user, runs.c.target == chosen.user))
+    return sa.select(runs).where(runs.c.id.between(low, high), begins, *conditions, *_times(chosen))
 
 
 def _different(connection: sa.Connection, column: "sa.Column[Any]", condition: sa.ColumnElement[bool]) -> list[str]:

@@ -71,6 +71,30 @@ def test_a_run_is_found_by_the_beginning_of_its_id_however_old_it_is(ledger: Led
     enter(ledger, merge("old", "older", "bbbbbbbb-1111-5000-a000-000000000000"), now=NOW - 1000)
     assert [run.source for run in ledger.page(RunFilter(text="BBBBBBBB-1"), window=2).runs] == ["old"]
     assert [run.source for run in ledger.page(RunFilter(text="bbbbb"), window=2).runs] == ["old"]
+    assert ledger.count(RunFilter(text="bbbbb"), window=2) == Counted(1, more=True)
+    assert ledger.count(RunFilter(text="bbbbb", workflow="merge"), window=100) == Counted(1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"state": "failed"},
+        {"reason": "BAD_ROW"},
+        {"workflow": "other"},
+        {"user": "S1"},
+        {"since": NOW + 3},
+        {"until": NOW + 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("window", [2, 1000])
+def test_a_run_of_that_id_is_not_shown_where_the_other_conditions_leave_it_out(
+    ledger: Ledger, other: dict[str, Any], window: int
+) -> None:
+    succeeded = ID.format(5)
+    assert numbers(ledger, window, text=succeeded, state="succeeded", user="S5", workflow="merge") == ["05"]
+    assert numbers(ledger, window, text=succeeded, **other) == []
+    assert ledger.count(RunFilter(text=succeeded, **other)) == Counted(0)
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 100])
