@@ -59,9 +59,8 @@ def hurried(parts: Services, run_id: str, who: str, now: int) -> Run:
     run = _run(parts, run_id)
     if run.state != "waiting" or run.step is None:
         raise Refused(f"run {run_id} is {run.state}: only a waiting one can be tried now")
-    if not parts.ledger.requeue(_pending(run, run.step), now):
+    if not parts.ledger.requeue(_pending(run, run.step), now, Act(now, who, "try now", run_id=run_id, detail=run.step)):
         raise Refused(f"run {run_id} has gone on by itself in this moment")
-    parts.ledger.note(Act(now, who, "try now", run_id=run_id, detail=run.step))
     return _run(parts, run_id)
 
 
@@ -70,11 +69,9 @@ def undo(parts: Services, run_id: str, who: str, now: int) -> Started:
     run = _run(parts, run_id)
     if run.state == "undone":
         raise Refused(f"run {run_id} is undone already")
-    entered = undoing.request(parts.ledger, run_id, now)
+    entered = undoing.request(parts.ledger, run_id, now, who)
     if not entered.new:
         raise Refused(f"run {run_id} is being undone by run {entered.run_id}, which is {entered.state}")
-    parts.ledger.note(Act(now, who, "undo", run_id=run_id, detail=entered.run_id))
-    parts.ledger.note(Act(now, who, "undo", run_id=entered.run_id, detail=f"of {run_id}"))
     return send(parts, [_run(parts, entered.run_id)])[0]
 
 

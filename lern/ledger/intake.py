@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from lern.ledger import dead_letters, merged_accounts, runs, undoing
+from lern.ledger import audit, dead_letters, merged_accounts, runs, undoing
 from lern.ledger.database import Database
 from lern.ledger.merged_accounts import Admitted, admit
 from lern.ledger.records import (
@@ -33,13 +33,20 @@ class Intake:
 
     _database: Database
 
-    def enter(self, new: Sequence[NewRun], dead: Sequence[NewDeadLetter], now: int) -> list[Entered]:
+    def enter(
+        self,
+        new: Sequence[NewRun],
+        dead: Sequence[NewDeadLetter],
+        now: int,
+        acts: Sequence[audit.Act] = (),
+    ) -> list[Entered]:
         """Enter runs and dead letters in one transaction, and say for each run what became of it.
 
         A run that is there already is left as it is. A merge that would close a circle, or whose source
         went elsewhere before, is refused and becomes a dead letter; whether it does is decided in the
         order given, each run seeing those before it. An undo is refused while a later merge stands, a sweep
         unless its merge stands: it must not merge again what was taken back.
+        `acts`: what a person did to have these runs entered; noted with them, if they are all new.
         Raises `Unreachable`, `Transient`; then nothing was entered, or all of it was: enter it again.
         """
         with self._database.write() as connection:
@@ -47,6 +54,8 @@ class Intake:
             batch = _Batch.read(connection, new, now)
             entered = [batch.enter(run) for run in new]
             batch.write()
+            for act in acts if all(one.new for one in entered) else ():
+                audit.note(connection, act)
             dead_letters.keep(connection, [*dead, *batch.refused], now)
             return entered
 

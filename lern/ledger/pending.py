@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from lern.ledger import attempts
+from lern.ledger import attempts, audit
 from lern.ledger import runs as rows
 from lern.ledger.database import Database
 from lern.ledger.records import Pending, Run, StepState
@@ -81,8 +81,10 @@ class Sweeping:
         with self._database.read() as connection:
             return [rows.run_of(row) for row in connection.execute(_MERGED, given)]
 
-    def requeue(self, pending: Pending, now: int) -> bool:
+    def requeue(self, pending: Pending, now: int, act: audit.Act | None = None) -> bool:
         """Say that a step is being sent again. True for one caller only: that one sends it.
+
+        `act`: who had it sent, where that was a person; noted in the same transaction.
 
         Nothing happens unless the step stands exactly as it was found: whoever moved it on meanwhile is at
         work. A step that was running has lost its worker; that is counted and written down.
@@ -96,6 +98,8 @@ class Sweeping:
                 attempts.add(connection, run, now, "lost")
                 lost = {"lost": run.lost + 1, "token": None}
             rows.move(connection, run.id, now, state="queued", step_state="queued", queued_at=now, next_at=None, **lost)
+            if act is not None:
+                audit.note(connection, act)
             return True
 
     def _list(self, statement: "sa.Select[Any]", **given: object) -> list[Pending]:

@@ -1,9 +1,11 @@
 """What the ledger promises about a step: who holds it, how it ends, and what a person may do about it then."""
 
 import pytest
+import sqlalchemy as sa
 
-from lern.errors import LockLost, Refused
-from lern.ledger import Finished, Ledger, LostTooOften, Pending, Run, Stale, Started
+from lern import undo as undoing
+from lern.errors import LockLost, Refused, SchemaMissing
+from lern.ledger import Act, Finished, Ledger, LostTooOften, Pending, Run, Stale, Started
 from tests.contract.given_ledger import (
     MAX_LOST,
     NOW,
@@ -374,3 +376,43 @@ class TestUndone:
         merged = ledger.merged_into("A")
         assert merged is not None
         assert (merged.target, merged.run_id) == ("B", "late")
+
+
+def done_by_hand(ledger: Ledger, run_id: str) -> list[tuple[str, str, str | None]]:
+    detail = ledger.run(run_id)
+    assert detail is not None
+    return [(entry.who, entry.action, entry.detail) for entry in detail.audit]
+
+
+def name_nobody(ledger: Ledger, *, again: bool = False) -> None:
+    """Let the ledger lose the place where it writes who did something, or find it again."""
+    before, after = ("gone", "audit") if again else ("audit", "gone")
+    with ledger._database.write() as connection:
+        connection.execute(sa.text(f"ALTER TABLE {before} RENAME TO {after}"))
+
+
+class TestActsHaveNames:
+    def test_trying_now_is_done_once_with_its_name_or_not_at_all(self, ledger: Ledger) -> None:
+        begin(ledger, "A-B")
+        ledger.step_aside("A-B", "first", 1, "token", NOW, NOW + 50, "TRANSIENT", counts=True)
+        [pending] = ledger.due(NOW + 50)
+        act = Act(NOW, "asha", "try now", run_id="A-B", detail="first")
+        name_nobody(ledger)
+        with pytest.raises(SchemaMissing):
+            ledger.requeue(pending, NOW, act)
+        name_nobody(ledger, again=True)
+        assert run(ledger).state == "waiting"
+        assert [ledger.requeue(pending, NOW, act) for _ in range(2)] == [True, False]
+        assert done_by_hand(ledger, "A-B") == [("asha", "try now", "first")]
+
+    def test_an_undo_is_entered_once_with_its_name_or_not_at_all(self, ledger: Ledger) -> None:
+        do(ledger, "A-B", *STEPS)
+        name_nobody(ledger)
+        with pytest.raises(SchemaMissing):
+            undoing.request(ledger, "A-B", NOW, "asha")
+        assert ledger.peek(undoing.run_id_of(run(ledger))) is None
+        name_nobody(ledger, again=True)
+        entered = [undoing.request(ledger, "A-B", NOW, who) for who in ("asha", "ravi")]
+        assert [one.new for one in entered] == [True, False]
+        assert done_by_hand(ledger, "A-B") == [("asha", "undo", entered[0].run_id)]
+        assert done_by_hand(ledger, entered[0].run_id) == [("asha", "undo", "of A-B")]
