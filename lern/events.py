@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from lern.errors import LernError
 from lern.outgoing import OutgoingEvent
+from lern.phrases import shortened
 from lern.rules.ownership import batch_named_by
 
 # One namespace for every id that is derived: run ids and message ids are the same for the same cause.
@@ -65,14 +66,7 @@ def parse(value: bytes | None) -> Json:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadEvent("NOT_UTF8", "", f"byte {error.start} is not UTF-8") from error
-    try:
-        event = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except BadEvent:
-        raise
-    except RecursionError as error:
-        raise BadEvent("TOO_DEEP", "", f"nested deeper than {MAX_DEPTH} levels") from error
-    except ValueError as error:
-        raise BadEvent("INVALID_JSON", "", f"not JSON: {error}") from error
+    event = strict(text)
     if not isinstance(event, dict):
         raise BadEvent("WRONG_TYPE", "", f"{_kind(event)} where a JSON object was expected")
     if _depth(event) > MAX_DEPTH:
@@ -80,12 +74,24 @@ def parse(value: bytes | None) -> Json:
     return event
 
 
+def strict(text: str) -> Any:
+    """Read JSON in which no key stands twice and no number is NaN. Raises `BadEvent`."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except BadEvent:
+        raise
+    except RecursionError as error:
+        raise BadEvent("TOO_DEEP", "", f"nested deeper than {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise BadEvent("INVALID_JSON", "", f"not JSON: {error}") from error
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> Json:
     """Build an object, refusing a key that comes twice: which of the two is meant cannot be known."""
     result: Json = {}
     for key, value in pairs:
         if key in result:
-            raise BadEvent("DUPLICATE_KEY", key, "this key stands twice in one JSON object")
+            raise BadEvent("DUPLICATE_KEY", shortened(key), "this key stands twice in one JSON object")
         result[key] = value
     return result
 

@@ -1,7 +1,8 @@
 """The same over HTTP, for scripts: JSON as `lern runs list --json` and its like print it.
 
 `Authorization: Bearer` with `LERN_FLOWER_API_TOKEN`, or whatever a browser on our pages sends. 401 for nobody, 403
-for who may only look, 404 for what is not there, 409 with the reason for what the state does not allow.
+for who may only look, 400 for what cannot be read, 404 for what is not there, 409 with the reason for what the state
+does not allow.
 """
 
 import base64
@@ -12,13 +13,12 @@ from typing import Any, Final
 
 from tornado.web import HTTPError
 
-from lern import actions
+from lern import actions, events
 from lern.errors import Refused
-from lern.events import to_bytes
 from lern.flower.chosen import BadChoice, Chosen, cursor, written
 from lern.flower.dead import became
 from lern.flower.page import Page, link, now_ms
-from lern.ledger import RunDetail
+from lern.ledger import DeadLetter, RunDetail
 from lern.ledger.records import DeadState
 
 MOST: Final = 1_000
@@ -77,16 +77,37 @@ class Api(Page):
         return {name: self.one(name) for name in names}
 
     def body(self, *names: str) -> Mapping[str, Any]:
-        """Read a body of JSON, an object with these names at most; a form's token is none of it."""
-        if not self.request.headers.get("Content-Type", "").startswith("application/json"):
+        """Read a body of JSON, an object with these names at most.
+
+        Whatever it calls itself: `curl -d` calls everything a form. What is left unread would be done otherwise than
+        it was asked for. A form's token is no part of it.
+        """
+        if not self.request.body or self.request.body_arguments.keys() == {"_xsrf"}:
             return {}
         try:
-            body = json.loads(self.request.body or b"{}")
-        except ValueError:
-            raise HTTPError(400, "the body is no JSON") from None
+            body = events.strict(self.request.body.decode())
+            # Halves of surrogate pairs, which JSON can write and nothing can keep.
+            json.dumps(body, ensure_ascii=False).encode()
+        except (events.BadEvent, ValueError) as bad:
+            raise HTTPError(400, f"the body cannot be read: {bad}".replace("%", "%%")) from bad
         if not isinstance(body, dict) or body.keys() - set(names):
-            raise HTTPError(400, f"the body: an object with {', '.join(names)} at most was expected")
+            known = f"an object with {', '.join(names)} at most" if names else "none, or an empty object,"
+            raise HTTPError(400, f"the body: {known} was expected")
         return body
+
+    async def run(self, run_id: str) -> RunDetail:
+        """Read a run; one that is not there is a 404."""
+        detail = await self.ask(self.ledger.run, run_id)
+        if detail is None:
+            raise HTTPError(404, f"there is no run {run_id}".replace("%", "%%"))
+        return detail
+
+    async def letter(self, dead_id: str) -> DeadLetter:
+        """Read a dead letter; one that is not there is a 404."""
+        letter = await self.ask(self.ledger.dead_letter, int(dead_id[:18]))
+        if letter is None:
+            raise HTTPError(404, f"there is no dead letter {dead_id}")
+        return letter
 
     def following(self, place: str | None) -> None:
         """Say where the next page is."""
@@ -111,36 +132,49 @@ class RunsApi(Api):
 
 
 class RunApi(Api):
-    """`GET /api/lern/runs/<id>`, `POST /api/lern/runs/<id>/retry|undo`."""
+    """`GET /api/lern/runs/<id>`."""
 
     async def get(self, run_id: str) -> None:
         """Show a run with its event, steps, attempts and audit."""
-        await self._show(run_id)
+        self.answer(record(await self.run(run_id)))
 
-    async def post(self, run_id: str, act: str) -> None:
-        """Retry a run (`{"step": …}`: from that step on), or undo it; answers with the run that was set going."""
-        await self._known(run_id)
-        step = self.body("step").get("step")
-        if step is not None and not isinstance(step, str):
-            raise HTTPError(400, "step: a text was expected")
+
+class RunActApi(Api):
+    """What is asked for about a run: 202 with the run that was set going."""
+
+    async def act(self, run_id: str) -> actions.Started:
+        """Do it. Raises `Refused`."""
+        raise NotImplementedError
+
+    async def post(self, run_id: str) -> None:
+        """Do it once."""
+        await self.run(run_id)
         try:
-            if act == "undo":
-                started = await self.ask(actions.undo, self.parts, run_id, self.who, now_ms())
-            else:
-                started = await self.ask(actions.retry, self.parts, run_id, self.who, now_ms(), step)
+            started = await self.act(run_id)
         except Refused as refused:
             self.answer({"error": str(refused)}, 409)
             return
-        await self._show(started.run.id, 202)
+        self.answer(record(await self.run(started.run.id)), 202)
 
-    async def _show(self, run_id: str, status: int = 200) -> None:
-        self.answer(record(await self._known(run_id)), status)
 
-    async def _known(self, run_id: str) -> RunDetail:
-        detail = await self.ask(self.ledger.run, run_id)
-        if detail is None:
-            raise HTTPError(404, f"there is no run {run_id}".replace("%", "%%"))
-        return detail
+class RetryApi(RunActApi):
+    """`POST /api/lern/runs/<id>/retry`; `{"step": …}`: from that step on."""
+
+    async def act(self, run_id: str) -> actions.Started:
+        """Retry."""
+        step = self.body("step").get("step")
+        if step is not None and not isinstance(step, str):
+            raise HTTPError(400, "step: a text was expected")
+        return await self.ask(actions.retry, self.parts, run_id, self.who, now_ms(), step)
+
+
+class UndoApi(RunActApi):
+    """`POST /api/lern/runs/<id>/undo`."""
+
+    async def act(self, run_id: str) -> actions.Started:
+        """Undo."""
+        self.body()
+        return await self.ask(actions.undo, self.parts, run_id, self.who, now_ms())
 
 
 class DeadApi(Api):
@@ -175,6 +209,14 @@ class DeadApi(Api):
         return int(at[:15]), int(dead_id[:18])
 
 
+class LetterApi(Api):
+    """`GET /api/lern/dead/<id>`."""
+
+    async def get(self, dead_id: str) -> None:
+        """Show a dead letter with its bytes."""
+        self.answer(asdict(await self.letter(dead_id)))
+
+
 class ReplayApi(Api):
     """`POST /api/lern/dead/<id>/replay`."""
 
@@ -183,11 +225,8 @@ class ReplayApi(Api):
 
         200 with the letter and its run's id; 202 if no worker has come to it yet; 409 if it is refused again.
         """
-        known = await self.ask(self.ledger.dead_letter, int(dead_id[:18]))
-        if known is None:
-            raise HTTPError(404, f"there is no dead letter {dead_id}")
-        event = self.body("event").get("event")
-        corrected = None if event is None else event.encode() if isinstance(event, str) else to_bytes(event)
+        known = await self.letter(dead_id)
+        corrected = self._corrected()
         try:
             asked = await self.ask(actions.replay, self.parts, known.id, self.who, corrected)
             letter = await became(self, asked)
@@ -195,6 +234,28 @@ class ReplayApi(Api):
             self.answer({"error": str(refused)}, 409)
             return
         self.answer(asdict(letter or asked.letter), 200 if letter is not None else 202)
+
+    def _corrected(self) -> bytes | None:
+        """Read the event that is to be taken in instead: an object, or the text of one."""
+        body = self.body("event")
+        if "event" not in body:
+            return None
+        event = body["event"]
+        corrected = event.encode() if isinstance(event, str) else events.to_bytes(event)
+        try:
+            events.parse(corrected)
+        except events.BadEvent as bad:
+            raise HTTPError(400, f"event: {bad}".replace("%", "%%")) from bad
+        return corrected
+
+
+class Unknown(Api):
+    """Whatever else is asked for under `/api/lern`."""
+
+    def prepare(self) -> Any:
+        """Say that it is not there, to those who may ask."""
+        super().prepare()
+        raise HTTPError(404, f"{self.request.path}: not there; docs/flower.md lists what is".replace("%", "%%"))
 
 
 def record(detail: RunDetail) -> dict[str, Any]:

@@ -36,9 +36,12 @@ HANDLERS: Final = (
     url(r"/task/(.+)", task.TaskPage, name="task"),
     url(r"/api/lern/runs", api.RunsApi),
     url(r"/api/lern/runs/([^/]+)", api.RunApi),
-    url(r"/api/lern/runs/([^/]+)/(retry|undo)", api.RunApi),
+    url(r"/api/lern/runs/([^/]+)/retry", api.RetryApi),
+    url(r"/api/lern/runs/([^/]+)/undo", api.UndoApi),
     url(r"/api/lern/dead", api.DeadApi),
+    url(r"/api/lern/dead/(\d+)", api.LetterApi),
     url(r"/api/lern/dead/(\d+)/replay", api.ReplayApi),
+    url(r"/api/lern(?:/.*)?", api.Unknown),
     url(r"/lern/static/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="lern_static"),
 )
 
