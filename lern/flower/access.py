@@ -185,6 +185,9 @@ class Ours(Guarded):
     def set_default_headers(self) -> None:
         """Let browsers keep nothing, run nothing but our files, and show us in no frame."""
         super().set_default_headers()
+        # FLOWER_UNAUTHENTICATED_API opens Flower's own answers to the pages of every site; the ledger is not for them.
+        for name in ("Origin", "Headers", "Methods"):
+            self.clear_header(f"Access-Control-Allow-{name}")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Frame-Options", "DENY")
         self.set_header("Referrer-Policy", "same-origin")
@@ -196,10 +199,16 @@ class Ours(Guarded):
 
 
 def refuse_other_sites(handler: RequestHandler) -> None:
-    """Refuse a request that a browser sends for a page of another site."""
+    """Refuse a request that a browser sends for a page of another site.
+
+    The browser itself knows best what is the same site: a proxy may have given us another name for it. Without
+    its word, `Host` must be the name that the reader sees.
+    """
     site = handler.request.headers.get("Sec-Fetch-Site")
     origin = handler.request.headers.get("Origin")
-    if site is not None and site not in {"same-origin", "none"}:
+    if site == "same-origin":
+        return
+    if site not in {None, "none"}:
         raise HTTPError(403, "Cross-site request forbidden")
     if origin is not None and urlsplit(origin).netloc != handler.request.host:
         raise HTTPError(403, "Cross-origin request forbidden")

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _SAID: Final = "lern_said"
 _LONGEST: Final = 600
 _AWAY: Final = 503
-_STATUSES: Final = frozenset({400, 403, 404, _AWAY})
+_WHO: Final = 401
 
 
 def now_ms() -> int:
@@ -79,10 +79,11 @@ class Page(Ours):
     def write_error(self, status_code: int, **options: Any) -> None:
         """Say what went wrong on a page that leads back."""
         raised = options.get("exc_info", (None, None))[1]
-        if status_code in _STATUSES and isinstance(raised, HTTPError):
+        # Who is not let in is answered by Flower: the browser then asks for name and password.
+        if isinstance(raised, HTTPError) and status_code != _WHO:
             if not hasattr(self, "_current_user"):
                 self.current_user = None
-            self.render("404.html", message=words.visible(raised.get_message()))
+            self.render("lern_error.html", words=words, message=raised.get_message() or self._reason, tab=self.tab)
             return
         super().write_error(status_code, **options)
 

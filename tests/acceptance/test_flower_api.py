@@ -29,10 +29,11 @@ def cli(flower: Site, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def broken(place: Place) -> str:
-    place.load(two_accounts("source", "target"), RELATIONS)
-    place.sql("UPDATE user_enrolments SET progress = 'x' WHERE userid = 'source'")
-    run_id = place.enter("source", "target")
+def broken(place: Place, source: str = "source") -> str:
+    target = source.replace("source", "target")
+    place.load(two_accounts(source, target), RELATIONS)
+    place.sql("UPDATE user_enrolments SET progress = 'x' WHERE userid = ?", source)
+    run_id = place.enter(source, target)
     assert place.carry_out(run_id).state == "failed"
     place.services.broker.delete(place.settings.queue)
     return run_id
@@ -65,14 +66,32 @@ def test_what_scripts_are_given_is_what_the_command_prints(flower: Site) -> None
     flower.place.enter("source", "elsewhere", "another")
     assert flower.api("GET", "/runs").json() == cli(flower, "runs", "list")
     assert [flower.api("GET", f"/runs/{run_id}").json()] == cli(flower, "runs", "show", run_id)
-    assert flower.api("GET", "/dead").json() == cli(flower, "dead", "list")
+    [letter] = flower.api("GET", "/dead").json()
+    assert [letter] == cli(flower, "dead", "list")
+    assert [flower.api("GET", f"/dead/{letter['id']}").json()] == cli(flower, "dead", "show", str(letter["id"]))
+
+
+def curl(flower: Site, path: str, body: str | bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Send a body as it stands, under whatever it calls itself."""
+    given = {"Authorization": f"Bearer {flower.token}", **(headers or {})}
+    return httpx.post(f"{flower.url}/api/lern{path}", content=body, headers=given, timeout=30)
 
 
 def test_a_step_of_a_succeeded_run_is_done_again_by_name(flower: Site) -> None:
     run_id = flower.place.merge("source", "target")
     assert flower.api("POST", f"/runs/{run_id}/retry", json={"step": "nonsense"}).status_code == 409
     assert flower.api("POST", f"/runs/{run_id}/retry", json={"setp": "merge.content"}).status_code == 400
-    assert flower.api("POST", f"/runs/{run_id}/retry", json={"step": "merge.aggregates"}).status_code == 202
+    retry = f"/runs/{run_id}/retry"
+    # As `curl -d` sends it.
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert curl(flower, retry, '{"step": "nonsense"}', form).status_code == 409
+    for body in ("step=merge.content", "[" * 100_000, '{"step": "\\ud800"}', '{"step": 5}', '["step"]', b"\xff"):
+        refused = curl(flower, retry, body, form)
+        assert (refused.status_code, bool(refused.json()["error"])) == (400, True), body[:30]
+    assert curl(flower, retry, '{"step": "a", "step": "merge.aggregates"}').status_code == 400
+    assert curl(flower, f"/runs/{run_id}/undo", '{"step": "merge.content"}').status_code == 400
+    assert flower.place.run(run_id).state == "succeeded"
+    assert curl(flower, retry, '{"step": "merge.aggregates"}', form).status_code == 202
     assert flower.place.run(run_id).step == "merge.aggregates"
 
 
@@ -88,25 +107,29 @@ def test_pages_lead_to_each_other_and_hold_every_run_once(flower: Site) -> None:
     assert (len(found), set(found)) == (7, entered)
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/runs?state=nonsense", 400),
-        ("/runs?stat=failed", 400),
-        ("/runs?limit=0", 400),
-        ("/runs?limit=x", 400),
-        ("/runs?since=yesterday", 400),
-        ("/runs?after=x", 400),
-        ("/runs/none%20such", 404),
-        ("/dead?state=closed", 400),
-        ("/nothing", 404),
-    ],
-)
-def test_what_cannot_be_is_refused_with_the_reason(flower: Site, path: str, status: int) -> None:
-    answer = flower.api("GET", path)
-    assert answer.status_code == status
-    if path != "/nothing":
-        assert answer.json()["error"]
+def test_what_cannot_be_is_refused_with_the_reason(flower: Site) -> None:
+    run_id = flower.place.enter("source", "target")
+    for method, path, status in (
+        ("GET", "/runs?state=nonsense", 400),
+        ("GET", "/runs?stat=failed", 400),
+        ("GET", "/runs?limit=0", 400),
+        ("GET", "/runs?limit=x", 400),
+        ("GET", "/runs?since=yesterday", 400),
+        ("GET", "/runs?after=x", 400),
+        ("GET", "/runs/none%20such", 404),
+        ("GET", "/dead?state=closed", 400),
+        ("GET", "/dead/999", 404),
+        ("GET", "/nothing", 404),
+        ("POST", "/nothing", 404),
+        ("GET", "", 404),
+        ("GET", f"/runs/{run_id}/retry", 405),
+        ("GET", f"/runs/{run_id}/undo", 405),
+        ("POST", f"/runs/{run_id}", 405),
+        ("DELETE", f"/runs/{run_id}", 405),
+        ("POST", "/dead/1", 405),
+    ):
+        answer = flower.api(method, path)
+        assert (answer.status_code, bool(answer.json()["error"])) == (status, True), (method, path)
 
 
 def test_a_dead_letter_is_replayed_once_and_says_what_became_of_it(flower: Site) -> None:
@@ -146,6 +169,30 @@ def test_a_stranger_s_name_for_this_machine_is_not_answered(flower: Site) -> Non
     for path in ("/runs", "/api/lern/runs", "/tasks", "/workers"):
         assert httpx.get(f"{flower.url}{path}", headers={"Host": "evil.test"}).status_code == 403
         assert httpx.get(f"{flower.url}{path}", headers={"Host": "localhost:5555"}).status_code == 200
+
+
+def test_a_form_comes_through_a_proxy_that_calls_flower_by_another_name(flower: Site) -> None:
+    outside = {"Origin": "https://lern.example.org"}
+    for said, status in ((None, 403), ("cross-site", 403), ("same-site", 403), ("none", 403), ("same-origin", 303)):
+        run_id = broken(flower.place, f"source {said}")
+        with httpx.Client(base_url=flower.url) as window:
+            window.get("/runs")
+            headers = outside if said is None else {**outside, "Sec-Fetch-Site": said}
+            # The browser's word does not stand for the token of our form.
+            assert window.post(f"/run/{run_id}/retry", headers=headers).status_code == 403
+            form = {"_xsrf": window.cookies["_xsrf"]}
+            assert window.post(f"/run/{run_id}/retry", headers=headers, data=form).status_code == status
+        assert flower.place.run(run_id).state == ("queued" if status == 303 else "failed")
+
+
+def test_the_ledger_is_not_opened_to_other_sites_with_flower_s_own_answers(place: Place) -> None:
+    with site(place, FLOWER_UNAUTHENTICATED_API="true") as made:
+        made.start_flower()
+        opened = "Access-Control-Allow-Origin"
+        assert httpx.get(f"{made.url}/api/workers").headers[opened] == "*"
+        for path in ("/runs", "/failed", "/dead", "/run/none", "/api/lern/runs", "/api/lern/nothing", "/task/none"):
+            answer = httpx.get(made.url + path)
+            assert not [name for name in answer.headers if name.startswith("access-control")], path
 
 
 def test_with_authentication_everything_asks_who_is_there(place: Place) -> None:
