@@ -6,13 +6,12 @@ from typing import Any, Final
 
 from tornado.web import HTTPError, authenticated
 
-from lern import actions
+from lern import actions, undo
 from lern.errors import Refused
 from lern.flower import changes, words
 from lern.flower.page import Page, now_ms
 from lern.ledger import Attempt, ChunkHead, Ledger, Run, RunDetail, Step
 from lern.ledger.records import ACTIVE
-from lern.undo import UNDOABLE
 
 CHUNKS: Final = 100
 ROWS: Final = 25
@@ -61,11 +60,22 @@ class Seen:
         return self.run.state in ACTIVE
 
     @property
-    def undoable(self) -> bool:
-        """Whether it can be taken back as things stand."""
+    def stays(self) -> str | None:
+        """Say why it cannot be taken back as things stand; None if it can."""
         run = self.run
-        done = run.state == "succeeded" or (run.state == "failed" and bool(self.chunks))
-        return done and run.workflow in UNDOABLE and not self.later and not self.detail.undo_runs
+        reasons = {
+            f"It is a run of {run.workflow}: only a merge or an ownership transfer can be undone.": (
+                run.workflow not in undo.UNDOABLE
+            ),
+            "It is undone already.": run.state == "undone",
+            f"It is {run.state}: only a run that has ended can be undone.": self.active,
+            "Another run takes it back. If that one has failed, retry it.": (
+                undo.run_id_of(run) in self.detail.undo_runs
+            ),
+            "A later merge of these accounts stands: it would have to be undone first.": bool(self.later),
+            "It failed before it changed a row: there is nothing to undo.": run.state == "failed" and not self.chunks,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
     @property
     def repeatable(self) -> tuple[str, ...]:
@@ -191,7 +201,7 @@ class Undo(RunAct):
         if found is None:
             raise HTTPError(404, f"The ledger knows no run {run_id.replace('%', '%%')}")
         self.require_actor()
-        self.show("lern_undo.html", run=found.run, transfer=found.run.workflow == "ownership")
+        self.show("lern_undo.html", seen=found, run=found.run, transfer=found.run.workflow == "ownership")
 
     async def act(self, run_id: str) -> tuple[actions.Started, str]:
         """Undo."""
