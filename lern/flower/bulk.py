@@ -6,7 +6,7 @@ A job lives in this process alone. If Flower ends, it ends; what it had not come
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tornado.web import HTTPError, authenticated
@@ -14,7 +14,7 @@ from tornado.web import HTTPError, authenticated
 from lern import actions
 from lern.errors import LernError, Refused, Unreachable
 from lern.flower.chosen import BadChoice, Chosen
-from lern.flower.page import Page, now_ms
+from lern.flower.page import Page, link, now_ms
 from lern.ledger import Counted, Ledger, Run, RunFilter
 from lern.ledger.records import DeadState, RunState
 from lern.services import Services
@@ -28,12 +28,18 @@ _SAMPLE: Final = 5
 
 @dataclass
 class Job:
-    """A job at work, or over. Written by its thread alone, read by pages."""
+    """A job at work, or over. Written by its thread alone, read by pages.
+
+    `done_word`: what it has done to those that are done. `outcome`: what happens to them then, and where that is
+    seen (a link's text and address).
+    """
 
     title: str
     who: str
     total: Counted
-    back: str
+    done_word: str
+    outcome: str
+    links: Sequence[tuple[str, str]]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     done: int = 0
     refused: int = 0
@@ -125,12 +131,15 @@ def _send(parts: Services, noted: list[Run], job: Job) -> None:
         noted.clear()
 
 
-def each(ledger: Ledger, chosen: RunFilter) -> Iterator[Run]:
-    """Go through the runs of a choice from the newest to the oldest: one that fails again is not met again."""
+def each(ledger: Ledger, chosen: RunFilter, asked: int) -> Iterator[Run]:
+    """Go through the runs of a choice as they stood when it was asked for (ms), from the newest to the oldest.
+
+    What has moved on since, as one that failed only then or failed again, was not meant.
+    """
     after = None
     while True:
         page = ledger.page(chosen, limit=200, after=after)
-        yield from page.runs
+        yield from (run for run in page.runs if run.updated_at <= asked)
         after = page.following
         if after is None:
             return
@@ -168,14 +177,19 @@ class BulkRuns(Page):
         act = ACTS[name]
         ids = self.get_body_arguments("run")
         chosen = self._chosen(act, {key: self.get_body_argument(key) for key in self.request.body_arguments})
-        ledger, parts = self.ledger, self.parts
-        # What fails only after this moment was not meant.
-        wanted = replace(chosen.filter, until=min(chosen.filter.until or now_ms() + 1, now_ms() + 1))
-        counted = Counted(len(ids)) if ids else await self.ask(ledger.count, wanted, limit=MOST)
-        job = Job(f"{act.verb} {act.state} runs", self.who, counted, self.reverse_url(act.state))
+        ledger, parts, asked = self.ledger, self.parts, now_ms()
+        counted = Counted(len(ids)) if ids else await self.ask(ledger.count, chosen.filter, limit=MOST)
+        job = Job(
+            f"{act.verb} {act.state} runs",
+            self.who,
+            counted,
+            "started",
+            "The workers carry them out now.",
+            [(f"Still {act.state}", self.reverse_url(act.state)), ("Runs", self.reverse_url("runs"))],
+        )
 
         def work(job: Job, ending: Callable[[], bool]) -> None:
-            runs = _named(ledger, ids, job) if ids else each(ledger, wanted)
+            runs = _named(ledger, ids, job) if ids else each(ledger, chosen.filter, asked)
             carry_out(parts, act, runs, job, ending)
 
         self.application.jobs.start(job, work)
@@ -206,7 +220,7 @@ def _sample(ledger: Ledger, chosen: RunFilter, ids: Sequence[str]) -> list[Run]:
 
 
 class BulkDead(Page):
-    """Replay many dead letters: a selection, or all of a code."""
+    """Replay many dead letters: a selection, or all that match."""
 
     tab = "dead"
 
@@ -214,9 +228,9 @@ class BulkDead(Page):
     async def get(self) -> None:
         """Say how many, and ask."""
         self.require_actor()
-        ids, code = self._ids(self.get_query_arguments("dead")), self.one("code")
-        counted = Counted(len(ids)) if ids else await self.ask(self.ledger.count_dead, OPEN, code, limit=MOST)
-        fields = [("dead", str(dead_id)) for dead_id in ids] or ([("code", code)] if code else [])
+        ids, code, text = self._ids(self.get_query_arguments("dead")), self.one("code"), self.one("text")
+        counted = Counted(len(ids)) if ids else await self.ask(self.ledger.count_dead, OPEN, code, text, limit=MOST)
+        chosen = [(name, value) for name, value in (("code", code), ("text", text)) if value]
         self.show(
             "lern_confirm.html",
             title="Replay: {} dead {}",
@@ -224,8 +238,8 @@ class BulkDead(Page):
             counted=counted,
             noun=("letter", "letters"),
             action=self.reverse_url("bulk_dead"),
-            fields=fields,
-            described=f"code {code}" if code and not ids else "",
+            fields=[("dead", str(dead_id)) for dead_id in ids] or chosen,
+            described="" if ids else ", ".join(f"{name} {value}" for name, value in chosen),
             sample=[],
             back=self.reverse_url("dead"),
         )
@@ -233,13 +247,22 @@ class BulkDead(Page):
     @authenticated
     async def post(self) -> None:
         """Begin the job, and lead to its page."""
-        ids, code = self._ids(self.get_body_arguments("dead")), self.get_body_argument("code", "") or None
-        parts = self.parts
-        counted = Counted(len(ids)) if ids else await self.ask(self.ledger.count_dead, OPEN, code, limit=MOST)
-        job = Job("Replay dead letters", self.who, counted, self.reverse_url("dead"))
+        ids = self._ids(self.get_body_arguments("dead"))
+        code, text = (self.get_body_argument(name, "") or None for name in ("code", "text"))
+        parts, place = self.parts, self.reverse_url("dead")
+        counted = Counted(len(ids)) if ids else await self.ask(self.ledger.count_dead, OPEN, code, text, limit=MOST)
+        job = Job(
+            "Replay dead letters",
+            self.who,
+            counted,
+            "sent",
+            "The workers judge each of them now: one that becomes a run is among the replayed, one that is refused "
+            "again stays open, and says why.",
+            [("Still open", link(place, code=code, text=text)), ("Replayed", link(place, state="replayed"))],
+        )
 
         def work(job: Job, ending: Callable[[], bool]) -> None:
-            _replay(parts, iter(ids) if ids else _open(parts.ledger, code), job, ending)
+            _replay(parts, iter(ids) if ids else _open(parts.ledger, code, text), job, ending)
 
         self.application.jobs.start(job, work)
         self.go("job", job.id)
@@ -251,9 +274,9 @@ class BulkDead(Page):
 OPEN: Final[DeadState] = "open"
 
 
-def _open(ledger: Ledger, code: str | None) -> Iterator[int]:
+def _open(ledger: Ledger, code: str | None, text: str | None) -> Iterator[int]:
     after: Any = None
-    while letters := ledger.dead_letters(state=OPEN, code=code, limit=200, after=after):
+    while letters := ledger.dead_letters(state=OPEN, code=code, text=text, limit=200, after=after):
         yield from (letter.id for letter in letters)
         after = (letters[-1].last_at, letters[-1].id)
 

@@ -64,11 +64,15 @@ class Looking:
             rows = connection.execute(_HEADS, given).all()
         return [ChunkHead(*row[:5], json.loads(row[5]), *row[6:]) for row in rows]
 
-    def count_dead(self, state: DeadState, code: str | None = None, limit: int = COUNTED) -> Counted:
-        """Count dead letters, up to `limit`."""
+    def count_dead(
+        self, state: DeadState, code: str | None = None, text: str | None = None, limit: int = COUNTED
+    ) -> Counted:
+        """Count dead letters, up to `limit`; `text` is found in the reason."""
         query = sa.select(dead_letters.c.id).where(dead_letters.c.state == state).limit(limit + 1)
         if code is not None:
             query = query.where(dead_letters.c.code == code)
+        if text is not None:
+            query = query.where(dead_letters.c.reason.icontains(text, autoescape=True))
         counted = sa.select(sa.func.count()).select_from(query.subquery())
         with self._database.read() as connection:
             number = connection.scalar(counted) or 0

@@ -22,7 +22,6 @@ Cursor = tuple[int, str]
 
 WINDOW: Final = 10_000
 COUNTED: Final = 10_000
-COUNTED_AMONG: Final = 2 * WINDOW
 MOST_GROUPS: Final = 50
 _SEARCHED: Final = ("id", "source", "target", "mid", "reason", "error")
 
@@ -109,7 +108,7 @@ class Paging:
         newest = tuple(sorted(shown.values(), key=_place, reverse=True))[:limit]
         return RunPage(newest, end, None if end is None else end[0])
 
-    def count(self, chosen: RunFilter, *, limit: int = COUNTED, window: int = COUNTED_AMONG) -> Counted:
+    def count(self, chosen: RunFilter, *, limit: int = COUNTED, window: int = WINDOW) -> Counted:
         """Count runs, up to `limit`; where no index decides, among the newest `window` of those that one finds."""
         driving, rest = _split(chosen)
         ways = [[*way, *_times(chosen)] for way in driving]

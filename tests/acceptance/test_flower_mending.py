@@ -1,9 +1,13 @@
 """What fails for a cause outside is mended in Flower, with real clicks: users, stores and events that were wrong."""
 
+import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,14 +15,16 @@ from playwright.sync_api import Page, expect
 
 from lern import Lern, events
 from lern.embedded import EmbeddedRedis
+from lern.ledger import NewDeadLetter
 from lern.services import Services
 from lern.store.tables import TABLES, Row
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import EVENT_TIME, Place
-from tests.acceptance.site import Site, site
+from tests.acceptance.site import ROOT, Site, site
 from tests.acceptance.workers import BRISK
 from tests.accounts import RELATIONS, two_accounts
 from tests.batches import ORG, World, batch, transfer_event
+from tests.bridges import until
 from tests.servers.postgres import PostgresServer
 from tests.servers.sunbird import BLOCKED, Sunbird, sunbird, user
 from workflows.intake import Message, take_in
@@ -84,6 +90,35 @@ def test_a_transfer_to_somebody_outside_the_organisation_succeeds_once_they_belo
     assert (first["createdby"], second["createdby"], second["mentors"]) == (target, "other", ["other", target])
     page.get_by_role("link", name="Failed").click()
     expect(page.get_by_text("No failed runs.")).to_be_visible()
+
+
+def by_command(site: Site, run_id: str) -> None:
+    """Retry as somebody at a terminal does."""
+    command = [sys.executable, "-m", "lern.cli", "runs", "retry", run_id, "--wait"]
+    environment = {"PATH": "/usr/bin:/bin", **site.place.settings.environ()}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60, check=True)
+
+
+def by_script(site: Site, run_id: str) -> None:
+    """Retry as a script does."""
+    assert site.api("POST", f"/runs/{run_id}/retry").status_code == 202
+
+
+@pytest.mark.parametrize("retried", [by_command, by_script])
+def test_such_a_transfer_is_retried_without_a_browser_as_well(
+    mending: Mending, retried: Callable[[Site, str], None]
+) -> None:
+    source, target = (f"{name}-{retried.__name__}" for name in ("leaving", "arriving"))
+    row = batch(5 if retried is by_command else 6, createdby=source)
+    mending.world.load([row])
+    mending.belongs(target, "elsewhere")
+    run_id = mending.world.enter(transfer_event(source, target))
+    assert mending.site.until(run_id, "failed", "succeeded") == "failed"
+    assert mending.world.row(row) == row
+    mending.belongs(target, ORG)
+    retried(mending.site, run_id)
+    mending.site.until(run_id, "succeeded")
+    assert mending.world.row(row)["createdby"] == target
 
 
 def test_a_transfer_s_page_shows_its_batches_before_and_after(mending: Mending, page: Page) -> None:
@@ -179,6 +214,63 @@ def test_a_script_replays_a_corrected_event(mending: Mending) -> None:
     taken = mending.site.api("POST", path, json={"event": right})
     assert (taken.status_code, taken.json()["state"]) == (200, "replayed")
     mending.site.until(taken.json()["run_id"], "succeeded")
+
+    # What is no event at all is nothing for a worker to judge.
+    for unreadable in ({"event": "{"}, {"event": "\ud800"}, {"event": 5}, {"event": None}, {"event": {"a": "\ud800"}}):
+        answer = mending.site.api("POST", path, content=json.dumps(unreadable))
+        assert (answer.status_code, bool(answer.json()["error"])) == (400, True), unreadable
+
+
+@pytest.mark.parametrize("chosen", ["selected", "all that match"])
+def test_many_dead_letters_are_replayed_after_saying_how_many_and_lead_to_what_became_of_them(
+    mending: Mending, page: Page, chosen: str
+) -> None:
+    ledger, name = mending.place.services.ledger, chosen.replace(" ", "-")
+    good = [events.to_bytes(events.merge_request(f"{name}-{n}", f"{name}", EVENT_TIME, f"{name}-{n}")) for n in "ab"]
+    # What these say is judged anew: two were refused for a cause that is gone, one is as bad as it was.
+    values = [*good, events.to_bytes({"edata": {"action": events.MERGE_ACTION, "fromAccountId": name}})]
+    topic = mending.place.settings.topic("user_account_merge")
+    ledger.enter([], [NewDeadLetter(topic, value, "REFUSED", f"{name}: the cause is gone") for value in values], 1)
+    ledger.enter([], [NewDeadLetter("elsewhere", name.encode(), "REFUSED", f"not {chosen}")], 1)
+    letters = {letter.value: letter.id for letter in ledger.dead_letters(text=f"{name}: the cause")}
+    page.goto(f"{mending.site.url}/dead?text={name}: the cause")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    if chosen == "selected":
+        expect(page.get_by_role("button", name="Replay selected")).to_be_disabled()
+        for number in letters.values():
+            page.get_by_label(f"Select dead letter {number}", exact=True).check()
+        page.get_by_role("button", name="Replay selected").click()
+    else:
+        page.get_by_role("link", name="Replay all that match…").click()
+    expect(page.locator("#question")).to_have_text("Replay: 3 dead letters?")
+    page.get_by_role("button", name="Replay 3").click()
+    expect(page.locator("#progress")).to_have_text("3 of 3 sent")
+    expect(page.locator("main")).to_contain_text("The workers judge each of them now")
+    page.get_by_role("link", name="Replayed").click()
+    for value in good:
+        expect(page.get_by_role("link", name=str(letters[value]), exact=True)).to_be_visible(timeout=30_000)
+    for value, number in letters.items():
+        until(partial(ledger.audit_of_dead, number), f"letter {number} is judged")
+        audit = ledger.audit_of_dead(number)
+        assert [entry.who for entry in audit] == ["somebody at 127.0.0.1"]
+        assert audit[0].action == ("replay" if value in good else "refused again")
+    [stranger] = ledger.dead_letters(text=f"not {chosen}")
+    assert (stranger.state, ledger.audit_of_dead(stranger.id)) == ("open", ())
+
+
+def test_what_cannot_be_shown_is_said_on_a_page_that_leads_back(mending: Mending, page: Page) -> None:
+    for path, status, said in (
+        ("/run/none", 404, "The ledger knows no run none"),
+        ("/runs?state=nope", 400, "was expected"),
+        ("/run/none/retry", 405, "Method Not Allowed"),
+        ("/job/abc", 404, "knows no such job"),
+    ):
+        answer = page.goto(mending.site.url + path)
+        assert answer is not None
+        assert answer.status == status
+        expect(page.locator("#refused")).to_contain_text(said)
+        page.get_by_role("link", name="All runs").click()
+        expect(page).to_have_url(f"{mending.site.url}/runs")
 
 
 def test_runs_are_found_by_account_text_workflow_time_and_state(mending: Mending, page: Page) -> None:

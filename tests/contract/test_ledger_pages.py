@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lern.flower.bulk import each
 from lern.ledger import Counted, Ledger, RunFilter
 from lern.ledger.audit import Act
 from tests.contract.given_ledger import NOW, STEPS, begin, chunk, do, enter, fail, journal, merge
@@ -75,26 +76,21 @@ def test_a_run_is_found_by_the_beginning_of_its_id_however_old_it_is(ledger: Led
     assert ledger.count(RunFilter(text="bbbbb", workflow="merge"), window=100) == Counted(1)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+@pytest.mark.parametrize("window", [2, 1000])
+def test_a_run_of_that_id_is_not_shown_where_another_condition_leaves_it_out(ledger: Ledger, window: int) -> None:
+    succeeded = ID.format(5)
+    assert numbers(ledger, window, text=succeeded, state="succeeded", user="S5", workflow="merge") == ["05"]
+    others: list[dict[str, Any]] = [
         {"state": "failed"},
         {"reason": "BAD_ROW"},
         {"workflow": "other"},
         {"user": "S1"},
         {"since": NOW + 3},
         {"until": NOW + 2},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("window", [2, 1000])
-def test_a_run_of_that_id_is_not_shown_where_the_other_conditions_leave_it_out(
-    ledger: Ledger, other: dict[str, Any], window: int
-) -> None:
-    succeeded = ID.format(5)
-    assert numbers(ledger, window, text=succeeded, state="succeeded", user="S5", workflow="merge") == ["05"]
-    assert numbers(ledger, window, text=succeeded, **other) == []
-    assert ledger.count(RunFilter(text=succeeded, **other)) == Counted(0)
+    ]
+    for other in others:
+        assert numbers(ledger, window, text=succeeded, **other) == [], other
+        assert ledger.count(RunFilter(text=succeeded, **other)) == Counted(0), other
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 100])
@@ -128,6 +124,15 @@ def test_failed_runs_are_grouped_by_their_reason_the_largest_group_first(ledger:
     assert (many.reason, many.counted, many.oldest_at) == ("BAD_ROW", Counted(3), NOW)
     assert (many.latest.id, few.reason, few.counted) == (ID.format(7), "A_RARE_ONE", Counted(1))
     assert ledger.groups("waiting") == []
+
+
+def test_what_fails_only_after_many_were_asked_for_is_not_among_them(ledger: Ledger) -> None:
+    failed = RunFilter(state="failed")
+    for number, now in ((2, NOW), (3, NOW + 1)):
+        begin(ledger, ID.format(number), token=f"token of {number}")
+        assert ledger.fail(ID.format(number), "first", 1, f"token of {number}", now, "BAD_ROW", "broken", None)
+    assert [run.id[-2:] for run in each(ledger, failed, asked=NOW)] == ["07", "04", "02", "01"]
+    assert [run.id[-2:] for run in each(ledger, failed, asked=NOW + 1)] == ["07", "04", "03", "02", "01"]
 
 
 def test_a_run_waits_since_it_first_waited_in_its_step(ledger: Ledger) -> None:
@@ -165,4 +170,5 @@ def test_dead_letters_are_grouped_by_code_and_remember_who_replayed_them(ledger:
     ]
     assert ledger.count_dead("open") == Counted(2)
     assert ledger.count_dead("open", "ALREADY_MERGED", limit=1) == Counted(1, more=True)
+    assert ledger.count_dead("open", "ALREADY_MERGED", "s1 IS") == Counted(1)
     assert [group.code for group in ledger.dead_groups("replayed")] == ["MERGE_CIRCLE"]
