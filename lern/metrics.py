@@ -25,7 +25,9 @@ _LOCK_SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 
 RUNS: Final = Counter("lern_runs", "Runs that ended, by outcome.", ["workflow", "outcome"])
 STEPS: Final = Counter(
-    "lern_steps", "Executions of steps: done, ended (nothing to do), aside (comes back), failed.", ["step", "outcome"]
+    "lern_steps",
+    "Executions of steps: done, ended (nothing to do), aside (comes back), failed.",
+    ["workflow", "step", "outcome"],
 )
 STEP_SECONDS: Final = Histogram(
     "lern_step_seconds",
@@ -74,9 +76,9 @@ def run_ended(workflow: str, outcome: RunOutcome) -> None:
     RUNS.labels(workflow, outcome).inc()
 
 
-def step_ended(step: str, outcome: str, seconds: float) -> None:
+def step_ended(workflow: str, step: str, outcome: str, seconds: float) -> None:
     """Count one execution of a step and its duration, from the message's arrival to the outcome."""
-    STEPS.labels(step, outcome).inc()
+    STEPS.labels(workflow, step, outcome).inc()
     STEP_SECONDS.labels(step).observe(seconds)
 
 

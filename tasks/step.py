@@ -227,21 +227,28 @@ def perform(
     # The users are known when the run has been read, and stay on the step's last line.
     with structlog.contextvars.bound_contextvars(run=run_id, step=name, users=[]):
         begun = time.monotonic()
-        outcome = _attempt(services, name, body, run_id, generation, token)
-        _tell(services, name, run_id, outcome, time.monotonic() - begun)
+        outcome, workflow = _attempt(services, name, body, run_id, generation, token)
+        seconds = time.monotonic() - begun
+        metrics.step_ended(workflow, name, _word(outcome), seconds)
+        _tell(services, name, run_id, outcome, seconds)
         return outcome
 
 
-def _attempt(services: Services, name: str, body: Body, run_id: str, generation: int, token: str) -> Outcome:
+def _attempt(
+    services: Services, name: str, body: Body, run_id: str, generation: int, token: str
+) -> tuple[Outcome, str]:
+    """Carry it out, and give the run's workflow besides, empty where the run could not be read."""
+    workflow = ""
     try:
         run = services.ledger.peek(run_id)
         if run is None:
-            return Ended("no such run")
+            return Ended("no such run"), workflow
+        workflow = run.workflow
         structlog.contextvars.bind_contextvars(users=sorted({run.source, run.target}))
         with _hold(services, run, name, token) as (held, concerned):
-            return _carry_on(services, name, body, run, generation, token, held, concerned)
+            return _carry_on(services, name, body, run, generation, token, held, concerned), workflow
     except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
-        return _decide(services, name, run_id, generation, token, error)
+        return _decide(services, name, run_id, generation, token, error), workflow
 
 
 def _carry_on(
@@ -360,15 +367,17 @@ def _announcement(services: Services, run_id: str, generation: int, decision: Gi
 
 
 def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds: float) -> None:
-    """Say what came of it: one line, one metric, and the run's shadow for other services."""
-    word = type(outcome).__name__.lower()
-    metrics.step_ended(name, word, seconds)
+    """Say what came of it: one line, and the run's shadow for other services."""
     level = logging.ERROR if isinstance(outcome, Failed) else logging.INFO
-    log.log(level, "step ended", outcome=word, seconds=round(seconds, 4), **_details(outcome))
+    log.log(level, "step ended", outcome=_word(outcome), seconds=round(seconds, 4), **_details(outcome))
     if isinstance(outcome, Aside):
         show(services, run_id, RunState("waiting", name, outcome.reason))
     elif isinstance(outcome, Failed):
         show(services, run_id, RunState("failed", name, outcome.reason))
+
+
+def _word(outcome: Outcome) -> str:
+    return type(outcome).__name__.lower()
 
 
 def show(services: Services, run_id: str, state: RunState) -> None:

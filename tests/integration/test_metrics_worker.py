@@ -61,7 +61,7 @@ def test_a_worker_tells_what_it_does_and_no_secrets(place: Place, tmp_path: Path
         until(lambda: all(place.run(run_id).state == "succeeded" for run_id in entered))
         until(lambda: numbers(place).get('lern_runs_total{outcome="succeeded",workflow="merge"}') == MERGES + 1)
         told = numbers(place)
-        assert told['lern_steps_total{outcome="done",step="merge.content"}'] == MERGES + 1
+        assert told['lern_steps_total{outcome="done",step="merge.content",workflow="merge"}'] == MERGES + 1
         assert told['lern_step_seconds_count{step="merge.content"}'] == MERGES + 1
         assert told['lern_lock_wait_seconds_count{step="merge.content"}'] >= MERGES + 1
         assert told['lern_rows_total{outcome="merged",table="user_content_consumption"}'] >= 2 * MERGES

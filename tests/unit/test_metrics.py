@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_what_happens_is_counted_under_the_words_of_the_domain() -> None:
     metrics.run_ended("merge", "succeeded")
-    metrics.step_ended("merge.content", "done", 0.02)
+    metrics.step_ended("merge", "merge.content", "done", 0.02)
     metrics.retried("merge", "merge.content", "wait")
     metrics.lock_waited("merge.content", 0.001)
     metrics.rows_done("user_enrolments", {"read": 3, "copied": 2})
@@ -24,7 +24,7 @@ def test_what_happens_is_counted_under_the_words_of_the_domain() -> None:
     text = metrics.exposition().decode()
     for line in (
         'lern_runs_total{outcome="succeeded",workflow="merge"}',
-        'lern_steps_total{outcome="done",step="merge.content"}',
+        'lern_steps_total{outcome="done",step="merge.content",workflow="merge"}',
         'lern_step_seconds_count{step="merge.content"}',
         'lern_step_retries_total{decision="wait",step="merge.content",workflow="merge"}',
         'lern_lock_wait_seconds_count{step="merge.content"}',
