@@ -1,10 +1,11 @@
-"""Durations and numbers as people say them, on a terminal and on a page alike."""
+"""Durations, numbers and long texts as people say them, on a terminal and on a page alike."""
 
 from typing import Final
 
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
 _HOURS_OF_A_DAY: Final = 24
+_LONGEST: Final = 40
 
 
 def span(ms: int | None) -> str:
@@ -25,3 +26,8 @@ def span(ms: int | None) -> str:
 def many(number: int, one: str, more: str | None = None) -> str:
     """Give a number with its noun: 1 run, 2 runs."""
     return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def shortened(text: str) -> str:
+    """Give as much of a value as is needed to recognise it."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

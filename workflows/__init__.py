@@ -6,6 +6,7 @@ from typing import Final
 
 from lern import events
 from lern.events import BadEvent, Json
+from lern.phrases import shortened
 from lern.settings import Settings, Topic
 from tasks import merge, ownership
 
@@ -109,4 +110,4 @@ def choose(
         raise BadEvent("MISSING_FIELD", "edata.action", f"missing; one of {known} was expected")
     if is_shared:
         return Skipped(topic or "", action)
-    raise BadEvent("UNKNOWN_ACTION", "edata.action", f"{action!r}; one of {known} was expected")
+    raise BadEvent("UNKNOWN_ACTION", "edata.action", f"{shortened(repr(action))}; one of {known} was expected")

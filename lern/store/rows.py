@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from lern.errors import LernError
+from lern.phrases import shortened
 from lern.store.tables import QUESTION, TABLES, Kind, Row, Table
 
 RELATIONS: Final = "relations"
@@ -268,8 +269,7 @@ def _what(value: object) -> str:
     kinds = {str: "text", bool: "boolean", int: "number", float: "number", list: "list", dict: "object"}
     if value is None:
         return "null"
-    text = json.dumps(value, ensure_ascii=False)
-    return f"{kinds.get(type(value), 'value')} {text if len(text) <= 40 else text[:37] + '...'}"  # noqa: PLR2004
+    return f"{kinds.get(type(value), 'value')} {shortened(json.dumps(value, ensure_ascii=False))}"
 
 
 def _text(value: object, column: str) -> str:

@@ -62,6 +62,13 @@ def test_without_a_topic_the_action_decides() -> None:
     assert code("issue-certificate", None) == "UNKNOWN_ACTION"
 
 
+def test_an_unknown_action_is_named_however_long_it_is() -> None:
+    with pytest.raises(BadEvent) as found:
+        of_all("x" * 8_000, None)
+    assert "'xxx" in found.value.reason
+    assert len(found.value.reason) < 200
+
+
 def test_a_topic_that_starts_nothing_is_a_mistake() -> None:
     assert code("merge-user-courses-and-cert", "prod.telemetry.raw") == "UNKNOWN_TOPIC"
 
