@@ -109,9 +109,11 @@ class Place:
         return tables_of(self.settings, self.services.store)
 
     @contextmanager
-    def standstill(self) -> Iterator[None]:
-        """Keep the learner rows for ourselves: whoever is to write to them stands still for the length of the block."""
-        connection = sqlite3.connect(self._file, isolation_level=None)
+    def standstill(self, url: str | None = None) -> Iterator[None]:
+        """Keep the learner rows (or the database of a URL) for ourselves: whoever is to write there stands still."""
+        file = self._file if url is None else sqlite_file(url)
+        assert file is not None
+        connection = sqlite3.connect(file, isolation_level=None, timeout=30)
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from playwright.sync_api import Page, expect
+
 from lern.embedded import EmbeddedRedis
 from tests.acceptance.browsing import DESK, PHONE, chromium
 from tests.acceptance.place import Place
@@ -15,7 +17,7 @@ from tests.acceptance.site import Site, site
 from tests.accounts import RELATIONS, two_accounts
 
 NAMES: Final = ("asha", "ravi", "meena", "kiran", "divya", "arjun", "lakshmi", "imran", "sunita", "joseph")
-ON_A_PHONE: Final = ("runs", "failed", "run-failed", "dead", "dead-correct", "confirm")
+ON_A_PHONE: Final = ("runs", "failed", "run-failed", "confirm")
 
 
 def prepare(place: Place) -> dict[str, str]:
@@ -72,6 +74,24 @@ def take(made: Site, pages: dict[str, str], directory: Path) -> None:
                     page.get_by_role("button", name="Replay corrected").scroll_into_view_if_needed()
                 page.screenshot(path=directory / f"flower-{name}{kind}.png")
             context.close()
+        carry_on(made, browser.new_page(viewport=DESK), pages["run-failed"], directory)  # type: ignore[arg-type]
+
+
+def carry_on(made: Site, page: Page, failed: str, directory: Path) -> None:
+    """Retry what failed, and take pictures of the job and, when it has failed again, of Flower's page of the task."""
+    page.goto(f"{made.url}/runs/retry?reason=BAD_ROW")
+    page.locator("#confirm").click()
+    expect(page.get_by_text("Done, in the name of")).to_be_visible()
+    page.screenshot(path=directory / "flower-job.png")
+    made.start_worker()
+    page.goto(made.url + failed)
+    expect(page.locator("#state")).to_have_text("failed", timeout=30_000)
+    page.locator("[data-step='merge.enrolments'] a").click()
+    # Flower hears of a task a moment after it was carried out.
+    while "/task/" not in page.url:
+        page.locator("[data-step='merge.enrolments'] a").click()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+    page.screenshot(path=directory / "flower-task.png")
 
 
 def main(directory: Path) -> None:

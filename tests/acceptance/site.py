@@ -70,6 +70,14 @@ class Site:
         _ended(flower)
         return None if flower is None else flower.returncode
 
+    def ask_flower_to_end(self) -> None:
+        """Ask Flower to end, and return when it has heard that; what it is at may hold it up still."""
+        assert self._flower is not None
+        self._flower.terminate()
+        deadline = time.monotonic() + PATIENCE
+        while self._answers(patience=1):
+            assert time.monotonic() < deadline, self.log.read_text()
+
     def api(self, method: str, path: str, **options: object) -> httpx.Response:
         """Ask as a script does."""
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -90,9 +98,9 @@ class Site:
         self.stop_flower()
         self.stop_worker()
 
-    def _answers(self) -> bool:
+    def _answers(self, patience: float = 5) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthcheck", timeout=5).status_code == httpx.codes.OK
+            return httpx.get(f"{self.url}/healthcheck", timeout=patience).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 

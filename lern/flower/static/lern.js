@@ -15,12 +15,16 @@
         }
     }
 
+    // Why the page must not change under its reader now; empty if it may.
     function busy() {
         var inside = live();
-        return document.hidden
-            || inside.querySelector("input[type=checkbox]:checked")
-            || inside.querySelector("[data-sent]")
-            || (String(window.getSelection()) !== "");
+        if (inside.querySelector("input[type=checkbox]:checked")) {
+            return "Paused while a box is ticked";
+        }
+        if (String(window.getSelection()) !== "") {
+            return "Paused while text is selected";
+        }
+        return document.hidden || inside.querySelector("[data-sent]") ? "Paused" : "";
     }
 
     function refresh() {
@@ -30,6 +34,7 @@
             return;
         }
         if (busy()) {
+            tell(busy(), "idle");
             window.setTimeout(refresh, 1000);
             return;
         }
@@ -51,7 +56,7 @@
                     }
                     live().replaceWith(fresh);
                 }
-                tell("Live", "live");
+                tell(busy() || "Live", busy() ? "idle" : "live");
             })
             .catch(function () {
                 tell("No answer; trying again", "error");
@@ -71,6 +76,9 @@
         document.querySelectorAll("[data-needs-selection]").forEach(function (button) {
             button.disabled = !any;
         });
+        if (any && live().dataset.live) {
+            tell(busy(), "idle");
+        }
     }
 
     document.addEventListener("change", function (event) {
