@@ -1,4 +1,4 @@
-"""`make bench`: every table, or those that are named: `python -m bench imports chain`."""
+"""`make bench`: every table, or those that are named: `python -m bench imports chain`, `python -m bench soak`."""
 
 import importlib
 import sys
@@ -85,6 +85,13 @@ def ownership() -> None:
     console.print("  ".join(f"{number:,} batches: {mib:.0f} MiB" for number, mib in memory.items()))
 
 
+def ledger_pages() -> None:
+    """Print what pages of the ledger cost."""
+    from bench import ledger_pages as measured
+
+    measured.main()
+
+
 TABLES: dict[str, Callable[[], None]] = {
     "imports": imports,
     "rows": rows,
@@ -92,6 +99,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "cassandra": cassandra,
     "bridge": bridge,
     "ownership": ownership,
+    "ledger_pages": ledger_pages,
 }
 
 

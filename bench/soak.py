@@ -202,9 +202,8 @@ def files_of(directory: Path) -> set[str]:
     return {re.sub(r"worker-\w+", "worker", str(file.relative_to(directory))) for file in directory.rglob("*")}
 
 
-def main() -> int:
+def main(minutes: float = MINUTES) -> int:
     """Soak, print a table, and give 1 if something is not flat."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES
     console = Console()
     with embedded() as parts, tempfile.TemporaryFile() as log, ExitStack() as ends:
         quiet = {**environ(parts.settings), "LERN_LOG_LEVEL": "WARNING"}
@@ -250,4 +249,4 @@ def _ended(child: Child) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(float, sys.argv[1:2])))
