@@ -104,3 +104,8 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
         found = list(ROOT.glob(name)) if "*" in name else [ROOT / name]
         assert found, name
         assert all(path.exists() for path in found), name
+
+
+def test_every_picture_is_shown_on_some_page() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", page.read_text())}
+    assert shown == {picture.name for picture in (ROOT / "docs" / "images").iterdir()}
