@@ -73,7 +73,7 @@ class Api(Page):
         """Read the query. One that names what we do not know would mean something else than it says: refused."""
         unknown = sorted(self.request.query_arguments.keys() - set(names))
         if unknown:
-            raise HTTPError(400, f"unknown: {', '.join(unknown)}; known: {', '.join(names)}".replace("%", "%%"))
+            raise HTTPError(400, f"unknown: {', '.join(unknown)}; known: {', '.join(names)}")
         return {name: self.one(name) for name in names}
 
     def body(self, *names: str) -> Mapping[str, Any]:
@@ -89,7 +89,7 @@ class Api(Page):
             # Halves of surrogate pairs, which JSON can write and nothing can keep.
             json.dumps(body, ensure_ascii=False).encode()
         except (events.BadEvent, ValueError) as bad:
-            raise HTTPError(400, f"the body cannot be read: {bad}".replace("%", "%%")) from bad
+            raise HTTPError(400, f"the body cannot be read: {bad}") from bad
         if not isinstance(body, dict) or body.keys() - set(names):
             known = f"an object with {', '.join(names)} at most" if names else "none, or an empty object,"
             raise HTTPError(400, f"the body: {known} was expected")
@@ -99,7 +99,7 @@ class Api(Page):
         """Read a run; one that is not there is a 404."""
         detail = await self.ask(self.ledger.run, run_id)
         if detail is None:
-            raise HTTPError(404, f"there is no run {run_id}".replace("%", "%%"))
+            raise HTTPError(404, f"there is no run {run_id}")
         return detail
 
     async def letter(self, dead_id: str) -> DeadLetter:
@@ -125,7 +125,7 @@ class RunsApi(Api):
         try:
             chosen, after = Chosen.of(given).filter, cursor(given["after"])
         except BadChoice as bad:
-            raise HTTPError(400, str(bad).replace("%", "%%")) from bad
+            raise HTTPError(400, str(bad)) from bad
         page = await self.ask(self.ledger.page, chosen, limit=self.limit(), after=after)
         self.following(written(page.following))
         self.answer([asdict(run) for run in page.runs])
@@ -245,7 +245,7 @@ class ReplayApi(Api):
         try:
             events.parse(corrected)
         except events.BadEvent as bad:
-            raise HTTPError(400, f"event: {bad}".replace("%", "%%")) from bad
+            raise HTTPError(400, f"event: {bad}") from bad
         return corrected
 
 
@@ -255,7 +255,7 @@ class Unknown(Api):
     def prepare(self) -> Any:
         """Say that it is not there, to those who may ask."""
         super().prepare()
-        raise HTTPError(404, f"{self.request.path}: not there; docs/flower.md lists what is".replace("%", "%%"))
+        raise HTTPError(404, f"{self.request.path}: not there; docs/flower.md lists what is")
 
 
 def record(detail: RunDetail) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class BulkRuns(Page):
         try:
             _ = chosen.filter
         except BadChoice as bad:
-            raise HTTPError(400, str(bad).replace("%", "%%")) from bad
+            raise HTTPError(400, str(bad)) from bad
         return chosen
 
 

@@ -52,7 +52,7 @@ class Page(Ours):
         try:
             return await loop.run_in_executor(self.application.pool, lambda: call(*arguments, **options))
         except (Unreachable, Transient, SchemaMissing) as error:
-            raise HTTPError(_AWAY, str(error).replace("%", "%%")) from error
+            raise HTTPError(_AWAY, str(error)) from error
 
     def show(self, name: str, **values: Any) -> None:
         """Render a template of ours, with whatever was said on the page before."""

@@ -143,7 +143,7 @@ class RunPage(Page):
         """Show it."""
         found = await self.ask(seen, self.ledger, run_id, now_ms())
         if found is None:
-            raise HTTPError(404, f"The ledger knows no run {run_id.replace('%', '%%')}")
+            raise HTTPError(404, f"The ledger knows no run {run_id}")
         self.show("lern_run.html", seen=found, run=found.run, may_act=self.may_act)
 
 
@@ -199,7 +199,7 @@ class Undo(RunAct):
         """Ask."""
         found = await self.ask(seen, self.ledger, run_id, now_ms())
         if found is None:
-            raise HTTPError(404, f"The ledger knows no run {run_id.replace('%', '%%')}")
+            raise HTTPError(404, f"The ledger knows no run {run_id}")
         self.require_actor()
         self.show("lern_undo.html", seen=found, run=found.run, transfer=found.run.workflow == "ownership")
 

@@ -44,7 +44,7 @@ class RunsPage(Page):
         try:
             _ = chosen.filter
         except BadChoice as bad:
-            raise HTTPError(400, str(bad).replace("%", "%%")) from bad
+            raise HTTPError(400, str(bad)) from bad
         return chosen
 
     def after(self) -> Cursor | None:
@@ -52,7 +52,7 @@ class RunsPage(Page):
         try:
             return cursor(self.one("after"))
         except BadChoice as bad:
-            raise HTTPError(400, str(bad).replace("%", "%%")) from bad
+            raise HTTPError(400, str(bad)) from bad
 
 
 def _waiting_since(ledger: Ledger, page: RunPage) -> dict[str, int]:

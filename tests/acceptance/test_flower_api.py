@@ -130,6 +130,7 @@ def test_what_cannot_be_is_refused_with_the_reason(flower: Site) -> None:
     ):
         answer = flower.api(method, path)
         assert (answer.status_code, bool(answer.json()["error"])) == (status, True), (method, path)
+    assert flower.api("GET", "/runs/100%25s").json() == {"error": "there is no run 100%s"}
 
 
 def test_a_dead_letter_is_replayed_once_and_says_what_became_of_it(flower: Site) -> None:

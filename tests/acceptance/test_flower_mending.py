@@ -260,7 +260,7 @@ def test_many_dead_letters_are_replayed_after_saying_how_many_and_lead_to_what_b
 
 def test_what_cannot_be_shown_is_said_on_a_page_that_leads_back(mending: Mending, page: Page) -> None:
     for path, status, said in (
-        ("/run/none", 404, "The ledger knows no run none"),
+        ("/run/none%25s", 404, "The ledger knows no run none%s"),
         ("/runs?state=nope", 400, "was expected"),
         ("/run/none/retry", 405, "Method Not Allowed"),
         ("/job/abc", 404, "knows no such job"),
