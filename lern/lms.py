@@ -41,26 +41,34 @@ class LmsSearch:
                     yield document
 
     def _pages(self, filters: dict[str, Any]) -> Iterator[Document]:
-        for offset in range(0, MOST, _PAGE):
-            request = {
-                "filters": filters,
-                "fields": list(FIELDS),
-                "limit": _PAGE,
-                "offset": offset,
-                "sort_by": {"batchId": "asc"},
-            }
-            answer = self._service.call("POST", self._path, {"request": request})
-            if answer.status != _OK:
-                raise Refused(
-                    f"lms-service refuses the search: {answer.status} {answer.error} {answer.message}".rstrip()
-                )
-            response = answer.result.get("response")
-            content = response.get("content", []) if isinstance(response, dict) else None
-            if not isinstance(content, list):
-                raise Transient("lms-service answered a search without a list of batches")
+        offset, total = 0, 1
+        while offset < min(total, MOST):
+            content, total = self._page(filters, offset)
+            if not content and offset < total:
+                raise Transient(f"lms-service says that it has {total} batches, and gives {offset}")
             for fields in content:
                 if isinstance(fields, dict) and isinstance(batch := fields.get("batchId"), str):
                     yield Document(batch, fields, ())
-            if len(content) < _PAGE:
-                return
-        self.ended_early = True
+            # It may give less at once than it is asked for.
+            offset += len(content)
+        self.ended_early |= total > MOST
+
+    def _page(self, filters: dict[str, Any], offset: int) -> tuple[list[Any], int]:
+        """Give some of what is found, and how much that is in all."""
+        limit = min(_PAGE, MOST - offset)
+        request = {
+            "filters": filters,
+            "fields": list(FIELDS),
+            "limit": limit,
+            "offset": offset,
+            "sort_by": {"batchId": "asc"},
+        }
+        answer = self._service.call("POST", self._path, {"request": request})
+        if answer.status != _OK:
+            raise Refused(f"lms-service refuses the search: {answer.status} {answer.error} {answer.message}".rstrip())
+        response = answer.result.get("response")
+        found = response if isinstance(response, dict) else {}
+        content, count = found.get("content"), found.get("count")
+        if not isinstance(content, list) or not isinstance(count, int):
+            raise Transient("lms-service answered a search without a list of batches and their number")
+        return content, count

@@ -1,6 +1,7 @@
 """Calls to Sunbird's services: what their answers, and the lack of one, mean."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +12,8 @@ from lern.errors import LernError, Transient, Unreachable
 from lern.urls import redacted
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+# A server that sends a byte now and then keeps to every other limit.
+_WHOLE: Final = 60.0
 _SERVER_ERROR: Final = 500
 _TOO_MANY: Final = 429
 # A proxy that does not reach the service behind it.
@@ -42,19 +45,30 @@ class Service:
         """
         url = self.url.rstrip("/") + path
         try:
-            with httpx.Client(timeout=_TIMEOUT) as client:
-                response = client.request(method, url, json=body)
+            response, content = self._received(method, url, body)
         except httpx.TransportError as error:
             raise Unreachable(self.name, redacted(f"{url}: {str(error) or type(error).__name__}")) from error
+        except httpx.RequestError as error:
+            raise Transient(f"{self.name} answered what nobody can read ({redacted(f'{url}: {error}')})") from error
         if response.status_code in _AWAY:
             raise Unreachable(self.name, f"{url} answered {response.status_code}")
         if response.status_code >= _SERVER_ERROR or response.status_code == _TOO_MANY:
             raise self._strange(response, f"answered {response.status_code}")
-        return self._read(response)
+        return self._read(response, content)
 
-    def _read(self, response: httpx.Response) -> Answer:
+    def _received(self, method: str, url: str, body: object) -> tuple[httpx.Response, bytes]:
+        content = bytearray()
+        end = time.monotonic() + _WHOLE
+        with httpx.Client(timeout=_TIMEOUT) as client, client.stream(method, url, json=body) as response:
+            for some in response.iter_bytes():
+                content += some
+                if time.monotonic() > end:
+                    raise Unreachable(self.name, redacted(f"{url}: no whole answer in {_WHOLE:g} s"))
+        return response, bytes(content)
+
+    def _read(self, response: httpx.Response, content: bytes) -> Answer:
         try:
-            envelope = json.loads(response.content)
+            envelope = json.loads(content)
         except (ValueError, RecursionError):
             envelope = None
         if not isinstance(envelope, dict):

@@ -62,7 +62,10 @@ def _user(user: str, response: Mapping[str, Any]) -> User:
     members = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     organisations = {str(one.get("organisationId") or "") for one in members if one.get("isDeleted") is not True}
     organisations.add(str(response.get("rootOrgId") or ""))
-    return User(user, response.get("status", _ACTIVE) in {_ACTIVE, str(_ACTIVE)}, frozenset(organisations - {""}))
+    status = response.get("status", _ACTIVE)
+    if not isinstance(status, int | str | None):
+        raise Transient(f"the user and org service gives user {user} a status that is none: {status}")
+    return User(user, status in {_ACTIVE, str(_ACTIVE)}, frozenset(organisations - {""}))
 
 
 def check_transfer(users: Users, source: str, target: str, organisation: str | None) -> None:

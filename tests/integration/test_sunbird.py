@@ -1,14 +1,16 @@
 """Users and batches as Sunbird's services tell of them, and what is made of every strange answer."""
 
 import socket
+from typing import Any
 
 import pytest
 
+from lern import service_call
 from lern.errors import LernError, Refused, Transient, Unreachable
 from lern.lms import LmsSearch
 from lern.users import Users, check_transfer
 from tests.batches import OTHER, SOURCE, TARGET, batch, document
-from tests.servers.sunbird import BLOCKED, HTML, UNKNOWN, Reply, batch_search, envelope, sunbird, user
+from tests.servers.sunbird import BLOCKED, HTML, UNKNOWN, Reply, batch_search, dripping, envelope, sunbird, user
 
 PATH = "/private/user/v1/read/"
 ORG = "0126987"
@@ -71,6 +73,7 @@ def test_each_refusal_says_why(target: Reply, source: Reply, reason: str) -> Non
         ((502, "text/html", b"bad gateway"), Unreachable, "answered 502"),
         ((503, "text/html", b""), Unreachable, "answered 503"),
         (envelope({}), Transient, "says nothing of user target"),
+        (user("target", status=[1]), Transient, "gives user target a status that is none"),
     ],
 )
 def test_an_answer_that_is_none_is_no_refusal(reply: Reply, kind: type[LernError], reason: str) -> None:
@@ -84,6 +87,21 @@ def test_a_service_that_does_not_listen_is_waited_for() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(Unreachable, match="user and org service cannot be reached"):
             Users(url, PATH).read("u")
+
+
+def test_an_answer_that_cannot_be_unpacked_is_none() -> None:
+    gzip = {"content-encoding": "gzip"}
+    with (
+        sunbird(lambda _path, _: user("u"), headers=gzip) as service,
+        pytest.raises(Transient, match="nobody can read"),
+    ):
+        Users(service.url, PATH).read("u")
+
+
+def test_an_answer_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_call, "_WHOLE", 0.2)
+    with dripping() as url, pytest.raises(Unreachable, match="no whole answer"):
+        Users(url, PATH).read("u")
 
 
 def test_an_id_is_one_part_of_the_path() -> None:
@@ -106,6 +124,18 @@ def test_lms_service_is_asked_to_the_end() -> None:
     assert not search.ended_early
 
 
+def test_lms_service_may_give_fewer_at_once_than_it_is_asked_for() -> None:
+    everything = batch_search([document(batch(number)) for number in range(250)])
+
+    def hundreds(path: str, body: Any) -> Reply:
+        body["request"]["limit"] = min(body["request"]["limit"], 100)
+        return everything(path, body)
+
+    with sunbird(hundreds) as service:
+        found = {one.id for one in LmsSearch(service.url, "/search").owned_by(SOURCE)}
+    assert len(found) == 250
+
+
 def test_that_lms_service_ends_at_ten_thousand_is_said() -> None:
     with sunbird(batch_search([document(batch(number)) for number in range(10_001)])) as service:
         search = LmsSearch(service.url, "/search")
@@ -115,7 +145,13 @@ def test_that_lms_service_ends_at_ten_thousand_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "kind"),
-    [(HTML, Transient), (envelope({"response": {"content": None}}), Transient), (envelope(status=400), Refused)],
+    [
+        (HTML, Transient),
+        (envelope({"response": {"content": None}}), Transient),
+        (envelope({"response": {"count": 55}}), Transient),
+        (envelope({"response": {"count": 55, "content": []}}), Transient),
+        (envelope(status=400), Refused),
+    ],
 )
 def test_a_search_that_fails_is_not_an_empty_one(reply: Reply, kind: type[LernError]) -> None:
     with sunbird(lambda _path, _: reply) as service, pytest.raises(kind):

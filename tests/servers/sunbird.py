@@ -1,11 +1,12 @@
 """Sunbird's services as far as they are called: an HTTP server that answers as it is told, and keeps the questions."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
+from types import MappingProxyType
 from typing import Any
 
 # What is answered to (path, body): status, content type, body.
@@ -64,8 +65,8 @@ def _fits(one: dict[str, Any], filters: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def sunbird(replies: Replies) -> Iterator[Sunbird]:
-    """Run a server for the length of the block."""
+def sunbird(replies: Replies, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[Sunbird]:
+    """Run a server for the length of the block. `headers`: more of them, whatever is answered."""
     state = Sunbird(replies)
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,18 +83,50 @@ def sunbird(replies: Replies) -> Iterator[Sunbird]:
             self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(content)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _served(Handler) as url:
+        state.url = url
+        yield state
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """Run a server that begins its answers and never ends them, byte by byte; gives its address."""
+    over = Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "1000000")
+            self.end_headers()
+            with suppress(OSError):
+                while not over.wait(0.02):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with _served(Handler) as url:
+        try:
+            yield url
+        finally:
+            over.set()
+
+
+@contextmanager
+def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        state.url = f"http://127.0.0.1:{server.server_port}"
         try:
-            yield state
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
