@@ -55,7 +55,7 @@ class Search(Protocol):
         """Create the index with its mapping if it is missing; True if it was."""
 
     def check(self) -> None:
-        """Reach the server and the index."""
+        """Reach the server and the index, and make sure that it can be searched and written to."""
 
     def owned_by(self, user: str, statuses: Collection[int] | None = None) -> Iterable[Document]:
         """Every document, however many, that names the user as creator or mentor, and was written before the call.

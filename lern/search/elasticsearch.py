@@ -25,6 +25,9 @@ MAPPING: Final = "course_batch.json"
 # Documents of one page, and of one bulk of writes.
 _PAGE: Final = 1000
 _BULK: Final = 200
+# What of a document names users.
+_NAMING: Final = ("createdBy", "mentors")
+_ACCEPT: Final = {"accept": "application/json"}
 _KEEP_ALIVE: Final = "5m"
 _TIMEOUT: Final = 30.0
 
@@ -63,21 +66,35 @@ class ElasticsearchSearch:
         with self._translated():
             try:
                 self._client.indices.create(index=self._index, settings=body["settings"], mappings=body["mappings"])
-            except ApiError as error:
-                if error.error != "resource_already_exists_exception":
+            except ApiError:
+                # An alias of this name is as good as an index.
+                if not self._client.indices.exists(index=self._index):
                     raise
-                return False
-        return True
+            else:
+                return True
+        self.check()
+        return False
 
     def check(self) -> None:
-        """Ask for the index."""
+        """Ask for the fields that are searched, which needs no permission but to read."""
         with self._translated():
-            self._client.indices.get(index=self._index)
+            # The client's own method puts the fields where 7.17 does not look for them.
+            path, fields = f"/{self._index}/_field_caps", ",".join(f"{field}.raw" for field in _NAMING)
+            answer = self._client.perform_request("GET", path, params={"fields": fields}, headers=_ACCEPT)
+        if len(answer["indices"]) != 1:
+            indices = ", ".join(answer["indices"])
+            raise Refused(f"search: {self._index} stands for several indices ({indices}), and none can be written to")
+        if unmapped := [field for field in _NAMING if f"{field}.raw" not in answer["fields"]]:
+            raise Refused(
+                f"search: index {self._index} has not Sunbird's mapping ({' and '.join(unmapped)} cannot be searched "
+                "for), like one that was deleted and came back by a write: delete it, create it with "
+                "`lern migrate --create-index`, and have lms-service index the batches again"
+            )
 
     def owned_by(self, user: str, statuses: Collection[int] | None = None) -> Iterator[Document]:
         """Find them page by page, as they stood at one moment."""
         # By `match` and not `term`: the server then brings the id into the form of the index, which ignores case.
-        either = [{"match": {f"{field}.raw": {"query": user}}} for field in ("createdBy", "mentors")]
+        either = [{"match": {f"{field}.raw": {"query": user}}} for field in _NAMING]
         query: dict[str, Any] = {"bool": {"should": either, "minimum_should_match": 1}}
         if statuses is not None:
             query["bool"]["filter"] = [{"terms": {"status": sorted(statuses)}}]
@@ -108,7 +125,12 @@ class ElasticsearchSearch:
                 operations += [{"update": place}, {"doc": update.fields}]
             with self._translated():
                 answer = self._client.bulk(index=self._index, operations=operations)
-            written.update(self._written(item["update"] for item in answer["items"]))
+            items = [item["update"] for item in answer["items"]]
+            written.update(self._written(items))
+            if any(item["status"] == _NOT_FOUND for item in items):
+                # Documents that stood a moment ago. Were they deleted, or was the index? To one that is gone, this
+                # very call has brought another into being, of no use to anybody: the server leaves us no way not to.
+                self.check()
         return frozenset(written)
 
     def scan(self) -> Iterator[Document]:
