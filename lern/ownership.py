@@ -10,9 +10,9 @@ from datetime import tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
-from lern.errors import Unsettled
+from lern.errors import Refused, Unsettled
 from lern.lms import LmsSearch
-from lern.rules.ownership import COLUMNS, document_roles, follows, mentors_of, roles, wanted
+from lern.rules.ownership import COLUMNS, document_roles, follows, is_named, mentors_of, roles, wanted
 from lern.search.base import Document, Search, Update
 from lern.store.base import Store
 from lern.store.tables import COURSE_BATCH, Key, Row
@@ -27,7 +27,7 @@ _READ: Final = (*COLUMNS, "status", "name")
 _AT_ONCE: Final = 500
 
 Progress = Callable[[float], None]
-Found = list[tuple[Key, Row | None]]
+Found = list[tuple[Key, Row]]
 
 
 class Finding(Protocol):
@@ -54,8 +54,10 @@ class Finder:
     statuses: Collection[int]
     batch: str | None = None
     planned: Collection[Key] = ()
-    orphans: list[str] = field(default_factory=list)
+    orphans: dict[str, None] = field(default_factory=dict)
     """Documents without a batch, by id, once everything was found."""
+    without_status: list[str] = field(default_factory=list)
+    """Batches of the source's, by id, of which nobody knows whether they are to change hands."""
 
     def bunches(self, size: int, progress: Progress = nobody_watches) -> Iterator[Found]:
         """Give batches, each once, in bunches of at most `size`, with what stands in the database.
@@ -72,18 +74,20 @@ class Finder:
         if bunch:
             yield bunch
 
-    def _all(self, seen: set[Key], progress: Progress) -> Iterator[tuple[Key, Row | None]]:
+    def _all(self, seen: set[Key], progress: Progress) -> Iterator[tuple[Key, Row]]:
         for part in self.store.parts(COURSE_BATCH, _READ):
             for row in part.rows:
                 if wanted(row, self.source, self.statuses, self.batch):
                     key = COURSE_BATCH.key_of(row)
                     seen.add(key)
                     yield key, row
+                elif "status" not in row and is_named(row, self.batch) and roles(row, self.source):
+                    self.without_status.append(row["batchid"])
             progress(part.done)
         for search in self.searches:
             yield from self._by_documents(search, seen)
 
-    def _by_documents(self, search: Finding, seen: set[Key]) -> Iterator[tuple[Key, Row | None]]:
+    def _by_documents(self, search: Finding, seen: set[Key]) -> Iterator[tuple[Key, Row]]:
         """Give what only documents know of: their batch has changed hands before, and they have to follow it."""
         pending: list[Document] = []
         for document in search.owned_by(self.source, self.statuses):
@@ -95,16 +99,20 @@ class Finder:
                 pending = []
         yield from self._standing(pending, seen)
 
-    def _standing(self, documents: Sequence[Document], seen: set[Key]) -> Iterator[tuple[Key, Row | None]]:
+    def _standing(self, documents: Sequence[Document], seen: set[Key]) -> Iterator[tuple[Key, Row]]:
         keys = [key for document in documents if (key := document.key) is not None]
         rows = self.store.read(COURSE_BATCH, keys)
         for document in documents:
             row = None if document.key is None else rows.get(document.key)
             if document.key is None or row is None:
-                self.orphans.append(document.id)
-            elif document.key not in seen:
+                self.orphans[document.id] = None
+            elif document.key not in seen and self._is_to_change(row):
                 seen.add(document.key)
                 yield document.key, row
+
+    def _is_to_change(self, row: Row) -> bool:
+        """Whether to touch a batch whose document is the source's: it may be so as well, and of another status."""
+        return wanted(row, self.source, self.statuses, self.batch) or not roles(row, self.source)
 
 
 def finding(services: "Services") -> list[Finding]:
@@ -117,24 +125,26 @@ def finding(services: "Services") -> list[Finding]:
     return found
 
 
-def planned(
-    services: "Services", source: str, target: str, organisation: str | None, progress: Progress
-) -> Iterator[tuple[Key, Row | None]]:
-    """Give the batches that a transfer would be about, and change nothing. Raises `Refused` as the transfer would."""
+def check(services: "Services", source: str, target: str, final: str, organisation: str | None) -> None:
+    """Make sure that a transfer may begin. Raises `Refused` with the reason, and as services and search do.
+
+    `final`: where the target's account is now, if it was merged away.
+    """
+    if final == source:
+        raise Refused(f"{target} has been merged into {source}, whose batches these are already")
     if services.users is not None:
-        check_transfer(services.users, source, target, organisation)
-    settings = services.settings
-    finder = Finder(services.store, finding(services), source, settings.ownership_statuses)
-    for bunch in finder.bunches(settings.chunk_rows, progress):
-        yield from bunch
+        check_transfer(services.users, source, final, organisation)
+    if services.search.own:
+        services.search.check()
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What became of documents: how many were written, and the batches (ids) that have none."""
+    """What became of documents: how many were written, the batches (ids) without one, and those without a batch."""
 
     written: int
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,40 +161,55 @@ class Follower:
         Raises `Unsettled` if they are written by others as fast as by us.
         """
         if not self.search.own:
-            return Followed(0, ())
+            return Followed(0)
         written = 0
         waiting = list(keys)
         missing: list[str] = []
+        alone: list[str] = []
         for _ in range(ROUNDS):
-            updates, gone = self._behind(waiting)
-            missing += gone
-            if not updates:
-                return Followed(written, tuple(missing))
-            guard()
-            done = self.search.update(list(updates.values()))
+            behind = self._behind(waiting)
+            missing += behind.missing
+            alone += behind.alone
+            done: Collection[str] = ()
+            if behind.updates:
+                guard()
+                done = self.search.update(list(behind.updates.values()))
             written += len(done)
-            waiting = [key for key, update in updates.items() if update.document.id not in done]
+            waiting = [key for key, update in behind.updates.items() if update.document.id not in done]
             if not waiting:
-                return Followed(written, tuple(missing))
+                return Followed(written, tuple(missing), tuple(alone))
         raise Unsettled(f"{len(waiting)} documents are written by somebody else as fast as by us: {waiting[0][1]} …")
 
-    def _behind(self, keys: Sequence[Key]) -> tuple[dict[Key, Update], list[str]]:
-        """Give the updates that documents need, and the batches without one.
+    def _behind(self, keys: Sequence[Key]) -> "_Behind":
+        """Look which documents have to follow, and what stands in one store alone.
 
         The document is read before its batch: if the batch and then the document are changed after that, the version
         is no longer the document's, and ours is refused.
         """
         documents = self.search.read([batch for _, batch in keys])
         rows = self.store.read(COURSE_BATCH, keys)
-        updates: dict[Key, Update] = {}
-        missing: list[str] = []
-        for key, row in rows.items():
-            document = documents.get(key[1])
-            if document is None or document.key not in {None, key}:
-                missing.append(key[1])
-            elif fields := follows(document.fields, row, self.zone):
-                updates[key] = Update(document, fields)
-        return updates, missing
+        behind = _Behind()
+        for key in keys:
+            document, row = documents.get(key[1]), rows.get(key)
+            if document is not None and document.key not in {None, key}:
+                document = None
+            if row is not None and document is not None:
+                if fields := follows(document.fields, row, self.zone):
+                    behind.updates[key] = Update(document, fields)
+            elif row is not None:
+                behind.missing.append(key[1])
+            elif document is not None:
+                behind.alone.append(key[1])
+        return behind
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """The updates that documents need, the batches (ids) without a document, and the documents without a batch."""
+
+    updates: dict[Key, Update] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any, Final
 import structlog
 
 from lern import chunks, events, metrics
-from lern.chunks import Carried, Chunk
-from lern.errors import Busy, LernError, Unreachable, WorkerLost
+from lern.chunks import Carried, Chunk, ownership
+from lern.errors import BadRow, Busy, LernError, Unreachable, Unsettled, WorkerLost
 from lern.ledger import Chunk as SavedChunk
 from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
@@ -161,11 +161,20 @@ class Work:
         return saved
 
     def carry_out_planned(self) -> None:
-        """Carry out the chunks of this step that are not marked yet, a few at a time in memory."""
+        """Carry out the chunks of this step that are not marked yet, a few at a time in memory.
+
+        One with a row that cannot be written does not keep the others: the first such error is raised at the end.
+        """
+        error: LernError | None = None
         for saved in self.services.ledger.chunks(self.run.id, self.step):
             if saved.state == "open":
                 self.go_on()
-                self._tally.add(self._carry_out(saved.id, chunks.read(saved.kind, saved.payload)))
+                try:
+                    self._tally.add(self._carry_out(saved.id, chunks.read(saved.kind, saved.payload)))
+                except (BadRow, Unsettled) as caught:
+                    error = error or caught
+        if error is not None:
+            raise error
 
     def tally(self) -> tuple[dict[str, int], list[str]]:
         """Add up the counts of the step's chunks, whichever attempt carried them out, and list their warnings."""
@@ -186,8 +195,11 @@ class Work:
         Nothing may be planned over an unfinished chunk: its target rows are not yet where they belong,
         and its counters would be counted from the wrong place.
         """
-        for saved in self.services.ledger.open_chunks(self.users):
+        for saved in self.services.ledger.open_chunks(self.users, _kinds(self.services, self.run)):
             self.go_on()
+            if saved.kind == ownership.KIND and saved.run_id == self.run.undo_of:
+                # To be taken back, a transfer need not be carried out first; perhaps that is what has failed.
+                continue
             log.info("rolls forward", chunk=saved.id, of_run=saved.run_id, of_step=saved.step)
             self._carry_out(saved.id, chunks.read(saved.kind, saved.payload))
 
@@ -296,18 +308,25 @@ def _hold(services: Services, run: LedgerRun, name: str, token: str) -> Iterator
     Whom that is can only be known for sure while they are held, so look then, and take more until it fits.
     """
     users = {run.source, run.target}
+    kinds = _kinds(services, run)
     # Who has waited before looks in only shortly: many runs that wait for one user must not fill the workers.
     wait = services.settings.lock_wait * (SHORTER if run.reason == Busy.code else 1)
     while True:
         with ExitStack() as until_here:
             with metrics.lock_wait(name):
                 held = until_here.enter_context(services.locks.hold(users, token, wait, f"{run.id} {name}"))
-            concerned = services.ledger.concerned(users, run.target)
+            concerned = services.ledger.concerned(users, run.target, kinds)
             wanted = users | {concerned.final} | concerned.unfinished
             if wanted == users:
                 yield held, concerned
                 return
         users = wanted
+
+
+def _kinds(services: Services, run: LedgerRun) -> frozenset[str]:
+    """Give the kinds of chunks that may stand in a run's way: a merge touches no batch, a transfer nothing else."""
+    about = services.ledger.peek(run.undo_of) if run.undo_of is not None else run
+    return chunks.kinds(of_batches=about is not None and about.workflow == "ownership")
 
 
 def deliver(services: Services, run_id: str | None, created_before: int | None = None) -> None:

@@ -6,7 +6,7 @@ from lern.errors import Refused
 from lern.mirror import RunState
 from lern.undo import STEP
 from tasks.app import step_task
-from tasks.ownership import Plan
+from tasks.ownership import take_back
 from tasks.step import Result, Work, now_ms, show
 
 
@@ -17,15 +17,15 @@ def undo(work: Work) -> Result:
     original = work.run.undo_of
     if original is None:
         raise Refused("this run does not say which run it undoes")
+    batches: dict[str, int] = {}
     if ledger.to_be_undone(original):
+        batches = take_back(work, original)
         # A chunk of an undo has the number of the chunk that it undoes: whoever comes second finds it there.
         journalled = {chunk.number for chunk in ledger.chunks(work.run.id)}
         for saved in ledger.chunks(original, newest_first=True):
             if saved.id not in journalled:
                 chunk = UndoChunk.of(chunks.read(saved.kind, saved.payload))
                 work.journal(KIND, chunk.beside(work.services.store, ledger), number=saved.id)
-    # The documents of batches follow the database, here as in the transfer.
-    documents = Plan(work.services, original).follow(work)["documents"]
     counts, warnings = work.tally()
     work.warnings.extend(warnings)
     undone = ledger.peek(original)
@@ -37,4 +37,4 @@ def undo(work: Work) -> Result:
         work.warnings.append(f"{len(sent)} events were sent before and cannot be taken back: {', '.join(sent[:5])}")
     if unsent:
         work.warnings.append(f"{len(unsent)} events had not been sent and are taken back: {', '.join(unsent[:5])}")
-    return {**counts, **({"documents": documents} if documents else {})}
+    return {**counts, **batches}

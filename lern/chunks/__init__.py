@@ -6,6 +6,7 @@ the step that planned it, its next attempt, or a step of another run that found 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol, Self
 
 from lern.store.base import Store
@@ -51,13 +52,26 @@ class Chunk(Protocol):
 
 def read(kind: str, payload: Mapping[str, Any]) -> Chunk:
     """Read a chunk of any kind back from the journal."""
-    # Imported here because the kinds build on this module.
-    from lern.chunks import merge, ownership, sync, undo  # noqa: PLC0415 - see above
+    return {**_of_learners(), **_of_batches()}[kind].from_payload(payload)
 
-    kinds: dict[str, type[Chunk]] = {
-        merge.KIND: merge.MergeChunk,
-        ownership.KIND: ownership.OwnershipChunk,
-        sync.KIND: sync.SyncChunk,
-        undo.KIND: undo.UndoChunk,
-    }
-    return kinds[kind].from_payload(payload)
+
+def kinds(*, of_batches: bool) -> frozenset[str]:
+    """Give the kinds of chunks about course batches, or those about learner rows: the two have no row in common."""
+    return frozenset(_of_batches() if of_batches else _of_learners())
+
+
+# Imported where they are used, because the kinds build on this module.
+
+
+@cache
+def _of_learners() -> dict[str, type[Chunk]]:
+    from lern.chunks import merge, sync, undo  # noqa: PLC0415 - see above
+
+    return {merge.KIND: merge.MergeChunk, sync.KIND: sync.SyncChunk, undo.KIND: undo.UndoChunk}
+
+
+@cache
+def _of_batches() -> dict[str, type[Chunk]]:
+    from lern.chunks import ownership, returned  # noqa: PLC0415 - see above
+
+    return {ownership.KIND: ownership.OwnershipChunk, returned.KIND: returned.ReturnedChunk}

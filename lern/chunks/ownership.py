@@ -4,8 +4,8 @@ Their documents follow in a step of their own, which reads these chunks for the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from lern.chunks import Carried, Json
@@ -66,6 +66,15 @@ class OwnershipChunk:
     def keys(self) -> list[Key]:
         """The batches that the chunk is about."""
         return [entry.key for entry in self.entries]
+
+    @property
+    def moved(self) -> list[Key]:
+        """Those of them that change hands; of the others only the documents follow."""
+        return [e.key for e in self.entries if e.before is not None and roles(e.before, self.source)]
+
+    def without(self, keys: Collection[Key]) -> Self:
+        """Leave batches out."""
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.key not in keys))
 
     def after(self, before: Row) -> Row:
         """Give what a batch is to be."""

@@ -1,8 +1,10 @@
 """`lern transfer SOURCE TARGET`."""
 
+from collections.abc import Collection, Iterator
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from lern import phrases
 from lern.cli import console
@@ -13,7 +15,9 @@ from lern.cli.problems import WrongUse
 from lern.cli.stack import Stack, prepare, stack, with_broker
 from lern.client import Lern
 from lern.events import BadEvent, check_identifier
+from lern.rules.ownership import roles, transferred
 from lern.settings import Settings
+from lern.store.tables import Key, Row
 
 app = typer.Typer()
 
@@ -75,25 +79,41 @@ def _transfer(
 
 
 def _plan(settings: Settings, source: str, target: str, org: str | None) -> None:
-    """Print the batches that a transfer would find, by the same search."""
-    from lern.ownership import planned
-    from lern.rules.ownership import roles, transferred
+    """Print the batches that a transfer would find, by the same search, and what it would say of others."""
+    from lern.ownership import Finder, check, finding
     from lern.services import Services
 
     prepare(settings)
     services = Services(settings)
+    final = services.ledger.final_account(target)
+    check(services, source, target, final, org)
+    finder = Finder(services.store, finding(services), source, settings.ownership_statuses)
     table = console.table("batch", "course", "name", "status>", "is", "mentors afterwards")
+    lagging: list[str] = []
     number = 0
     with through_all_batches() as tell:
-        for key, row in planned(services, source, target, org, tell):
-            number += 1
-            course, batch = key
-            after = {} if row is None else transferred(row, source, target, 0)
-            found = ", ".join(() if row is None else roles(row, source)) or "its document's only"
-            mentors = ", ".join(after.get("mentors", ()))
-            shown = (batch, course, after.get("name"), after.get("status"), found, mentors)
-            table.add_row(*(console.text(value) for value in shown))
+        for bunch in finder.bunches(settings.chunk_rows, tell):
+            for key, row in bunch:
+                if roles(row, source):
+                    number += 1
+                    table.add_row(*_shown(key, row, source, final))
+                else:
+                    lagging.append(key[1])
     console.out().print(table)
-    console.remark(
-        f"{phrases.many(number, 'batch', 'batches')} would go from {source} to {target}; nothing was changed"
-    )
+    _list("named by their documents alone, which follow them", lagging)
+    _list("documents without a batch, left as they are", finder.orphans)
+    _list("batches without a status, left as they are", finder.without_status)
+    heir = target if final == target else f"{final}, into which {target} was merged"
+    console.remark(f"{phrases.many(number, 'batch', 'batches')} would go from {source} to {heir}; nothing was changed")
+
+
+def _shown(key: Key, row: Row, source: str, final: str) -> Iterator[Text]:
+    course, batch = key
+    mentors = ", ".join(transferred(row, source, final, 0).get("mentors", ()))
+    found = ", ".join(roles(row, source))
+    return map(console.text, (batch, course, row.get("name"), row.get("status"), found, mentors))
+
+
+def _list(what: str, ids: Collection[str]) -> None:
+    if ids:
+        console.remark(f"{what}: {', '.join(map(console.harmless, ids))}")

@@ -12,12 +12,14 @@ from lern.ledger.prepared import Prepared
 from lern.ledger.schema import chunks, merged_accounts
 
 _USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
+_KINDS: Final[sa.BindParameter[str]] = sa.bindparam("kinds", expanding=True)
 # The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _IS_OPEN: Final = sa.text("state = 'open'")
 # Two small questions, because SQLite answers "source or target" by reading the whole table.
+_NAMES: Final = sa.select(sa.literal_column("0"), chunks.c.source, chunks.c.target)
 _UNFINISHED: Final = (
-    sa.select(sa.literal_column("0"), chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.source.in_(_USERS)),
-    sa.select(sa.literal_column("0"), chunks.c.source, chunks.c.target).where(_IS_OPEN, chunks.c.target.in_(_USERS)),
+    _NAMES.where(_IS_OPEN, chunks.c.source.in_(_USERS), chunks.c.kind.in_(_KINDS)),
+    _NAMES.where(_IS_OPEN, chunks.c.target.in_(_USERS), chunks.c.kind.in_(_KINDS)),
 )
 # Nearly no target was merged away, so that both are asked at once.
 _CONCERNED: Final = Prepared(
@@ -43,12 +45,12 @@ class Concern:
 
     _database: Database
 
-    def concerned(self, users: Collection[str], target: str) -> Concerned:
-        """Say where `target` has gone, and whom the unfinished chunks of it and of `users` name."""
+    def concerned(self, users: Collection[str], target: str, kinds: Collection[str]) -> Concerned:
+        """Say where `target` has gone, and whom the unfinished chunks of it and of `users` name, of some kinds."""
         with self._database.read() as connection:
-            rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, target}))
+            rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, target}), kinds=kinds)
             final = target
             if any(is_merged for is_merged, *_ in rows):
                 final = follow(target, forwards_of(connection, (target,)))
-                rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, final}))
+                rows = _CONCERNED.all(connection, of_target=target, users=sorted({*users, final}), kinds=kinds)
             return Concerned(final, frozenset(user for is_merged, *pair in rows if not is_merged for user in pair))

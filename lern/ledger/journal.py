@@ -52,6 +52,7 @@ _MARK: Final = Prepared(
     .returning(chunks.c.source)
 )
 _USERS: Final[sa.BindParameter[str]] = sa.bindparam("users", expanding=True)
+_KINDS: Final[sa.BindParameter[str]] = sa.bindparam("kinds", expanding=True)
 # The word is written out, because a database takes an index over some rows only if it sees that they suffice.
 _IS_OPEN: Final = sa.text("state = 'open'")
 # Two small questions, because SQLite answers "source or target" by reading the whole table.
@@ -67,6 +68,7 @@ _OPEN: Final = (
     )
     .order_by(chunks.c.id)
 )
+_OPEN_OF_KINDS: Final = _OPEN.where(chunks.c.kind.in_(_KINDS))
 _ONE: Final = sa.select(*_COLUMNS).where(chunks.c.id == sa.bindparam("chunk_id"))
 _LAST: Final = Prepared(
     sa.select(sa.func.max(chunks.c.number)).where(
@@ -149,10 +151,24 @@ class Journal:
             if source is not None:
                 contributed.remember(connection, source, given)
 
-    def open_chunks(self, users: Collection[str]) -> list[Chunk]:
-        """Give the unmarked chunks of any run that name one of the users, the earliest first."""
+    def open_chunks(self, users: Collection[str], kinds: Collection[str] | None = None) -> list[Chunk]:
+        """Give the unmarked chunks of any run that name one of the users, the earliest first. `kinds`: of these."""
+        query, values = (_OPEN, {}) if kinds is None else (_OPEN_OF_KINDS, {"kinds": list(kinds)})
         with self._database.read() as connection:
-            return [_chunk_of(row) for row in connection.execute(_OPEN, {"users": sorted(users)})]
+            return [_chunk_of(row) for row in connection.execute(query, {"users": sorted(users), **values})]
+
+    def later_chunks(self, than: Chunk, user: str, kinds: Collection[str]) -> Iterator[Chunk]:
+        """Give the chunks of some kinds that other runs have journalled about a user after a chunk, the earliest first.
+
+        As `chunks` does. It goes through whatever was journalled since: for a run that is seldom far behind.
+        """
+        query = sa.select(*_COLUMNS).where(
+            chunks.c.id > than.id,
+            chunks.c.run_id != than.run_id,
+            chunks.c.kind.in_(list(kinds)),
+            sa.or_(chunks.c.source == user, chunks.c.target == user),
+        )
+        yield from map(_chunk_of, self._paged(query.order_by(chunks.c.id), _PAYLOADS))
 
     def chunks(self, run_id: str, step: str | None = None, *, newest_first: bool = False) -> Iterator[Chunk]:
         """Give the chunks of a run, or of one step of it, in the order in which they were journalled.

@@ -94,6 +94,9 @@ def batch_named_by(asset: Mapping[str, Any]) -> str | None:
 
 def wanted(row: Row, source: str, statuses: Collection[int], batch: str | None) -> bool:
     """Whether a batch is to change hands: the source's, of one of the statuses, and the one that is named, if any."""
-    if batch is not None and row.get("batchid") != batch:
-        return False
-    return row.get("status") in statuses and bool(roles(row, source))
+    return is_named(row, batch) and row.get("status") in statuses and bool(roles(row, source))
+
+
+def is_named(row: Row, batch: str | None) -> bool:
+    """Whether a transfer is about a batch: about all of them, unless it names one."""
+    return batch is None or row.get("batchid") == batch

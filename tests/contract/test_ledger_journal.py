@@ -82,7 +82,7 @@ class TestMark:
     def test_it_says_who_else_is_concerned_and_where_the_target_went(self, ledger: Ledger) -> None:
         enter(ledger, merge("B", "D"))
         journal(ledger, chunk("C-D", source="C", target="D"))
-        concerned = ledger.concerned({"A", "B"}, "B")
+        concerned = ledger.concerned({"A", "B"}, "B", ["merge"])
         assert concerned.final == "D"
         assert concerned.unfinished == {"C", "D"}
 
