@@ -6,6 +6,7 @@ from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.workers import Workers
 from tests.accounts import Placed, account
+from tests.batches import SOURCE, World, batch, transfer_event
 
 # Seconds that a busy machine may take to do at once what is to be done at once.
 SLACK = 10
@@ -97,16 +98,24 @@ def test_another_worker_recovers_what_a_killed_one_had_begun(workers: Workers, m
 
 
 def test_a_child_alone_is_killed_in_the_middle_of_a_step(workers: Workers, make_place: MakePlace) -> None:
+    """Of a transfer, which comes first; merges come after it."""
     place = workers.place
+    world = World(place)
     place.load(rows_of_pairs())
+    batches = [batch(number, mentors=[SOURCE]) for number in range(20)]
+    world.load(batches)
     worker = workers.start(concurrency=1)
     workers.until(lambda: len(worker.children) == 1, "the worker has a child")
     # The child stands in the middle of a step, with its users locked, while somebody else has the rows.
     with place.standstill():
-        runs = enter_all(place)
+        transfer = world.enter(transfer_event())
+        runs = [transfer, *enter_all(place)]
         workers.until(place.services.ledger.running, "a step has begun")
         victim = worker.kill_child()
         workers.until(lambda: worker.children and victim not in worker.children, "the worker has a new child")
     assert {run.state for run in workers.until_ended(runs)} == {"succeeded"}
-    assert lost(place, runs) >= 1
-    assert place.tables() == merged_undisturbed(make_place).tables()
+    assert lost(place, [transfer]) == 1
+    undisturbed = World(merged_undisturbed(make_place))
+    undisturbed.load(batches)
+    undisturbed.succeed()
+    assert place.tables() == undisturbed.place.tables()

@@ -18,6 +18,7 @@ from lern.urls import sqlite_file
 from tests.acceptance.place import Place
 from tests.acceptance.workers import BRISK, Workers, workers_of
 from tests.accounts import RELATIONS, account, two_accounts
+from tests.batches import TARGET, World, batch, transfer_event
 from tests.bridges import run_of, surroundings, until
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -132,12 +133,15 @@ def test_from_kafka_through_bridge_and_worker_to_cassandra_and_back_to_kafka(
     short: dict[str, Any] = {"STORE_URL": cassandra_url, **{name.upper(): value for name, value in BRISK.items()}}
     events_ = surroundings(kafka.address, own_redis.url, tmp_path / "data", **short)
     wanted: list[Any] = ["coursebatch_job_request", "issue_certificate_request", "telemetry_raw"]
-    events_.create_topics(*(events_.settings.topic(name) for name in wanted))
+    transfers = events_.settings.topic("user_ownership_transfer")
+    events_.create_topics(transfers, *(events_.settings.topic(name) for name in wanted))
     place = Place(events_.parts)
+    world = World(place)
     with ExitStack() as ends:
         ends.callback(events_.close)
         ends.callback(events_.parts.store.close)
         place.load(two_accounts("from", "to"), RELATIONS)
+        world.load([batch(1)])
         value = events.to_bytes(events.merge_request("from", "to", 1_700_000_000_000, "m"))
         workers = ends.enter_context(workers_of(place))
         workers.start()
@@ -150,7 +154,13 @@ def test_from_kafka_through_bridge_and_worker_to_cassandra_and_back_to_kafka(
             assert run.state == "succeeded"
             until(events_.all_committed, "the offsets are committed")
             until(events_.announced, "the dead letter is told")
-        assert len(events_.runs()) == 1
+            assert len(events_.runs()) == 1
+            events_.producer.produce(transfers, transfer_event())
+            events_.producer.flush()
+            until(lambda: events_.ledger.runs(workflow="ownership"), "the transfer is in the ledger")
+            [transfer] = workers.until_ended(one.id for one in events_.ledger.runs(workflow="ownership"))
+            assert (transfer.state, transfer.topic) == ("succeeded", transfers)
+        assert world.row(batch(1))["createdby"] == TARGET
         assert list(events_.dead()) == [b"not an event"]
         sent = {name: events_.held(events_.settings.topic(name)) for name in wanted}
         assert {name: len(some) for name, some in sent.items()} == {

@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lern.cli import app
+from lern.ledger import NewRun
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.services import Services
 from lern.settings import Settings
 from lern.store.tables import COURSE_BATCH
-from tests.batches import OTHER, SOURCE, batch, document
+from tests.batches import OTHER, SOURCE, TARGET, batch, document
 from tests.integration.ownership.conftest import INDEX
 from tests.servers.server import Server
 
@@ -115,6 +116,37 @@ def test_repair_has_the_index_follow_the_database(commands: Commands, services: 
     services.search.insert([document(batch(3))])
     services.search.remove(["Batch-00005"])
     assert "they disagree" not in commands.well("ownership", "check", SOURCE)
+
+
+def test_a_dry_run_tells_what_changes_hands_from_what_only_follows_or_stays(
+    commands: Commands, services: Services
+) -> None:
+    """The target was merged meanwhile; and of what the dry run says, the transfer does all."""
+    unknown = batch(6, status=None)
+    services.store.insert(COURSE_BATCH, [unknown])
+    services.ledger.enter([NewRun("m", "merge", ("s",), TARGET, "Final", b"{}", 1, merge=True)], [], 1)
+    result = commands("transfer", SOURCE, TARGET, "--dry-run")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["Batch-00001", "Batch-00002", "Batch-00003"]
+    assert result.stderr.splitlines() == [
+        "named by their documents alone, which follow them: Batch-00004",
+        "documents without a batch, left as they are: Batch-00005",
+        "batches without a status, left as they are: Batch-00006",
+        f"3 batches would go from {SOURCE} to Final, into which {TARGET} was merged; nothing was changed",
+    ]
+    said = commands.fails(1, "transfer", "Final", TARGET, "--dry-run")
+    assert said == f"lern: {TARGET} has been merged into Final, whose batches these are already"
+
+
+def test_an_alias_in_the_index_s_place_is_there(commands: Commands, elasticsearch: Server) -> None:
+    search = ElasticsearchSearch(elasticsearch.address, "behind")
+    search.create()
+    search._client.indices.put_alias(index="behind", name=INDEX)
+    try:
+        assert f"index {INDEX} is there  {elasticsearch.address}" in commands.well("migrate", "--create-index")
+    finally:
+        search._client.indices.delete(index="behind")
+        search.close()
 
 
 def test_without_the_index_it_is_said_who_creates_it(commands: Commands) -> None:

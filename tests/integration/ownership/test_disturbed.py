@@ -7,10 +7,13 @@ import pytest
 from elasticsearch import ApiError
 from elasticsearch import ConnectionError as NoConnectionError
 
+import tasks.undo  # noqa: F401 - the step that an undo consists of
+from lern import undo
+from lern.ownership import Follower
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.store.tables import COURSE_BATCH, Row
 from tasks.step import Aside, now_ms
-from tests.batches import OTHER, SOURCE, TARGET, World, batch, document, key_of, transfer_event
+from tests.batches import OTHER, SOURCE, TARGET, ZONE, World, batch, document, key_of, transfer_event
 from tests.integration.ownership.beside import beside
 from tests.integration.ownership.conftest import INDEX, MakeWorld, Servers
 
@@ -148,6 +151,38 @@ def test_a_batch_that_is_deleted_meanwhile_does_not_come_back(world: World) -> N
     assert world.rows().keys() == {key_of(stays)}
 
 
+def test_a_document_whose_batch_is_deleted_between_the_steps_is_listed(server_world: World) -> None:
+    world = server_world
+    gone = batch(1)
+    world.load([gone, batch(2)])
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    with world.services.store.unit(lambda: None) as unit:
+        unit.remove(COURSE_BATCH, [world.row(gone)])
+    run = world.place.carry_out(run_id)
+    assert run.warnings == ("documents of batches that are gone, left as they are: Batch-00001",)
+    assert world.result(run, SEARCH)["documents"] == 1
+
+
+def test_a_document_that_changes_together_with_its_batch_while_both_are_read_keeps_that(server_world: World) -> None:
+    world = server_world
+    row = batch(1, createdby=OTHER)
+    world.load([row], documents=False)
+    world.search.insert([document(batch(1))])
+
+    def act() -> None:
+        edit(world, row, createdby="third", mentors=["new"])
+        reindex(world, world.row(row))
+
+    acts = [act]
+    for part in ("store", "search"):
+        # Whichever is read first.
+        beside(world, part, "read", lambda: acts.pop()() if acts else None, after=True)
+    Follower(world.services.store, world.search, ZONE).follow([key_of(row)], lambda: None)
+    assert world.row(row)["createdby"] == "third"
+    world.agree([row])
+
+
 def test_a_batch_that_is_given_to_somebody_else_meanwhile_is_theirs(world: World) -> None:
     row = batch(1)
     world.load([row])
@@ -160,11 +195,11 @@ def test_a_batch_that_is_given_to_somebody_else_meanwhile_is_theirs(world: World
 
 
 def plain(world: World, row: Row, seconds: float, **columns: str) -> None:
-    """Write columns with a clock that is ahead, or behind."""
+    """Write columns with a clock that is ahead, or behind. Values are CQL."""
     store: Any = world.services.store
     connected = store._sessions.connected()
     at = int((time.time() + seconds) * 1_000_000)
-    sets = ", ".join(f"{column} = '{value}'" for column, value in columns.items())
+    sets = ", ".join(f"{column} = {value}" for column, value in columns.items())
     course, batch_id = key_of(row)
     connected.execute(
         # No statement of the store may have a time of the caller's choice.
@@ -173,15 +208,26 @@ def plain(world: World, row: Row, seconds: float, **columns: str) -> None:
     )
 
 
-def test_a_cell_that_is_far_ahead_of_the_clock_fails_the_run_by_name(server_world: World) -> None:
-    world = server_world
-    row, other = batch(1), batch(2)
-    world.load([row, other])
-    plain(world, row, 3_600, createdby=SOURCE)
+def test_a_cell_that_is_far_ahead_of_the_clock_fails_the_run_by_name_and_stands_in_nobodys_way(
+    make_world: MakeWorld, servers: Servers
+) -> None:
+    """All other batches have changed hands by then, in both stores; accounts are merged, and it can be taken back."""
+    world = make_world(**servers.settings, CHUNK_ROWS="2")
+    rows = [batch(number) for number in range(6)]
+    world.load(rows)
+    plain(world, rows[1], 3_600, createdby=f"'{SOURCE}'")
     run = world.transfer()
     assert (run.state, run.reason) == ("failed", "CLOCK_AHEAD")
     assert "Batch-00001" in (run.error or "")
     assert "createdby" in (run.error or "")
+    assert [world.row(row)["createdby"] for row in rows] == [TARGET, SOURCE, TARGET, TARGET, TARGET, TARGET]
+    world.agree(rows)
+    world.place.merge("Learner", TARGET)
+    entered = undo.request(world.services.ledger, run.id, now_ms())
+    assert world.place.carry_out(entered.run_id).state == "succeeded"
+    assert {world.row(row)["createdby"] for row in rows} == {SOURCE}
+    world.agree(rows)
+    assert world.services.ledger.open_chunks([SOURCE]) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -189,25 +235,29 @@ def test_a_cell_that_is_a_little_ahead_is_waited_for(make_world: MakeWorld, serv
     world = make_world(**servers.settings, RETRY_BASE="0.01", MAX_ATTEMPTS="1000")
     row = batch(1)
     world.load([row])
-    beside(world, "store", "compare_and_set", lambda: plain(world, row, 1.5, createdby=SOURCE), after=when == "after")
+    ahead = {"createdby": f"'{SOURCE}'", "mentors": f"['x', '{SOURCE}', 'new']"}
+    beside(world, "store", "compare_and_set", lambda: plain(world, row, 1.5, **ahead), after=when == "after")
     run_id = world.enter(transfer_event())
     assert isinstance(world.place.step(run_id), Aside)
     while world.place.run(run_id).state not in {"succeeded", "failed"}:
         world.place.step(run_id)
     assert world.row(row)["createdby"] == TARGET
+    assert world.row(row)["mentors"] == ["x", TARGET, "new"]
     world.agree([row])
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_stale_plain_write_changes_nothing(server_world: World, when: str) -> None:
+def test_a_stale_plain_write_gives_nothing_back(server_world: World, when: str) -> None:
+    """Of a list written as a whole the elements have times of their own, so that some of a stale one may remain."""
     world = server_world
-    row = batch(1)
+    row = batch(1, mentors=["x", SOURCE])
     world.load([row])
-    beside(
-        world, "store", "compare_and_set", lambda: plain(world, row, -3_600, createdby=SOURCE), after=when == "after"
-    )
+    stale = {"createdby": f"'{SOURCE}'", "mentors": f"['x', '{SOURCE}', 'new']"}
+    beside(world, "store", "compare_and_set", lambda: plain(world, row, -3_600, **stale), after=when == "after")
     world.succeed()
-    assert world.row(row)["createdby"] == TARGET
+    now = world.row(row)
+    assert (now["createdby"], now["mentors"].count(TARGET), now["mentors"].count(SOURCE)) == (TARGET, 1, 0)
+    assert len(set(now["mentors"])) == len(now["mentors"])
     world.agree([row])
 
 
@@ -296,6 +346,70 @@ def test_without_the_index_nothing_is_written_and_the_reason_is_said(server_worl
     world.services.ledger.retry(run.id, now_ms(), "admin")
     assert world.place.carry_out(run.id).state == "succeeded"
     world.agree([batch(1)])
+
+
+def test_an_index_that_goes_before_the_very_write_is_told_from_a_document_that_goes(server_world: World) -> None:
+    """The server makes another index of that write, in which nobody is found."""
+    world = server_world
+    world.load([batch(1)])
+    indices = client(world).indices
+    beside(world, "search", "update", lambda: indices.delete(index=INDEX))
+    run = world.transfer()
+    assert (run.state, run.reason) == ("failed", "REFUSED")
+    assert "index course-batch has not Sunbird's mapping" in (run.error or "")
+    indices.delete(index=INDEX)
+    world.search.create()
+    reindex(world, batch(1))
+    world.services.ledger.retry(run.id, now_ms(), "admin")
+    assert world.place.carry_out(run.id).state == "succeeded"
+    world.agree([batch(1)])
+
+
+def test_one_write_of_many_that_is_put_off_is_made_up_for(server_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = server_world
+    rows = [batch(number) for number in range(4)]
+    world.load(rows)
+    server = client(world)
+    write, refusal = server.bulk, {"type": "es_rejected_execution_exception", "reason": "queue full"}
+
+    def full(index: str, operations: list[Any]) -> Any:
+        """Write all but the second, as a server does whose queue is full."""
+        monkeypatch.setattr(server, "bulk", write)
+        items = list(write(index=index, operations=[*operations[:2], *operations[4:]])["items"])
+        items.insert(1, {"update": {**operations[2]["update"], "status": 429, "error": refusal}})
+        return {"items": items}
+
+    monkeypatch.setattr(server, "bulk", full)
+    run_id = world.enter(transfer_event())
+    world.place.step(run_id)
+    assert isinstance(world.place.step(run_id), Aside)
+    waiting = world.place.run(run_id)
+    assert (waiting.reason, waiting.attempts) == ("OVERLOADED", 0)
+    assert [world.document(row).fields["createdBy"] for row in rows].count(SOURCE) == 1
+    assert world.place.carry_out(run_id).state == "succeeded"
+    world.agree(rows)
+
+
+def test_an_alias_is_as_good_as_an_index_and_one_of_two_indices_is_refused_at_once(server_world: World) -> None:
+    world = server_world
+    server, url = client(world), world.services.settings.search_url or ""
+    server.indices.delete(index=INDEX)
+    names = [f"{INDEX}-v{number}" for number in (1, 2)]
+    try:
+        for name in names:
+            ElasticsearchSearch(url, name).create()
+        server.indices.put_alias(index=names[0], name=INDEX)
+        assert not world.search.create()
+        world.load([batch(1)])
+        world.succeed()
+        world.agree([batch(1)])
+        server.indices.put_alias(index=names[1], name=INDEX)
+        run = world.transfer(source=TARGET, target="Third", key="2")
+        assert (run.state, run.reason) == ("failed", "REFUSED")
+        assert "course-batch stands for several indices" in (run.error or "")
+        assert world.row(batch(1))["createdby"] == TARGET
+    finally:
+        server.indices.delete(index=",".join(names))
 
 
 def test_an_index_that_goes_between_the_steps_fails_the_run_and_a_retry_mends_it(server_world: World) -> None:
