@@ -497,7 +497,6 @@ def test_a_transfer_is_looked_at_carried_out_and_checked(cli: Cli) -> None:
         ("", "sen"),
         ("rao", "s" * 300),
         ("rao", "sen", "--org", ""),
-        ("rao", "sen", "--org", ""),
         ("rao", "sen", "--key", " "),
     ],
 )
