@@ -8,8 +8,10 @@ import pytest
 import tasks.undo
 import tasks.verify  # noqa: F401 - the steps that a check and an undo consist of
 from lern import undo, verification
-from lern.ledger import NewRun
-from lern.store.base import Change
+from lern.chunks.undo import UndoChunk
+from lern.errors import Unreachable
+from lern.ledger import Ledger, NewRun
+from lern.store.base import Change, Store
 from lern.store.tables import USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Key, Row, Table
 from tasks.step import now_ms
 from tests.acceptance.place import Place
@@ -97,4 +99,27 @@ def test_a_merge_that_was_undone_is_not_settled_again(place: Place) -> None:
     before = place.tables()
     place.services.ledger.enter([new], [], now_ms())
     assert place.carry_out(new.id).state == "succeeded"
+    assert place.tables() == before
+
+
+def test_a_merge_that_is_being_undone_is_not_settled_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check comes while the undo waits between two chunks."""
+    before = place.tables()
+    merge = place.merge("asha-old", "asha")
+    entered = undo.request(place.services.ledger, merge, now_ms())
+    look = UndoChunk.beside
+
+    def look_at_all_but_contents(chunk: UndoChunk, store: Store, ledger: Ledger) -> UndoChunk:
+        if any(item.table is USER_CONTENT_CONSUMPTION for item in chunk.items):
+            raise Unreachable("store", "it restarts")
+        return look(chunk, store, ledger)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(UndoChunk, "beside", look_at_all_but_contents)
+        place.step(entered.run_id)
+    assert place.run(entered.run_id).state == "waiting"
+    check(place, merge)
+    [due] = place.services.ledger.due(now_ms() + 1_000_000)
+    assert place.services.ledger.requeue(due, now_ms())
+    assert place.carry_out(entered.run_id).state == "succeeded"
     assert place.tables() == before
