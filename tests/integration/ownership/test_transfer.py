@@ -200,7 +200,7 @@ def test_what_somebody_changed_since_is_not_taken_back(world: World) -> None:
     assert now[key_of(edited)]["createdby"] == SOURCE
     assert now[key_of(edited)]["mentors"] == [TARGET, "new"]
     assert now[key_of(edited)]["name"] == "new"
-    assert len(undone.warnings) == 2
+    assert sum("was changed since and stays" in warning for warning in undone.warnings) == 2
     world.agree([edited])
 
 
