@@ -144,7 +144,7 @@ def test_a_merge_ends_as_if_undisturbed(killing: Killing, settings: dict[str, st
 
 def test_an_undo_ends_with_the_rows_of_before(killing: Killing) -> None:
     """But for what came meanwhile: a late row at the source, and views at the target. Each is counted once."""
-    place = killing.prepare(merge_tables="current,legacy")
+    place = killing.prepare(merge_tables="current,legacy", chunk_rows="2")
     place.load(two_accounts("from", "to"), RELATIONS)
     merge = place.merge("from", "to")
     place.load([content("from", "course-1", "b1", "c2", status=1, viewcount=5)])
