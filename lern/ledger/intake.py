@@ -98,7 +98,9 @@ class _Batch:
         if not run.merge:
             return None
         if run.sweeps is not None and not self._stands(run):
-            return Refusal(NOT_STANDING, "", f"merge {run.sweeps} has been undone, or is no longer in the ledger")
+            return Refusal(
+                NOT_STANDING, "", f"merge {run.sweeps} has been undone or is to be, or is no longer in the ledger"
+            )
         decision = admit(run.source, run.target, self.forwards)
         if isinstance(decision, Refusal):
             self.refused.append(_dead(run, decision))
@@ -110,6 +112,8 @@ class _Batch:
         """Whether the merge that a sweep is about stands, and its accounts have not gone different ways since."""
         merge = runs.find(self.connection, run.sweeps or "")
         if merge is None or merge.state != "succeeded" or run.source not in self.forwards:
+            return False
+        if undoing.under_way(self.connection, merge.id) is not None:
             return False
         return admit(run.source, run.target, self.forwards) == Admitted(
             merged_accounts.follow(run.target, self.forwards), remember=False

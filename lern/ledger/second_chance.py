@@ -9,7 +9,7 @@ from lern.ledger import attempts, audit, contributed, runs, undoing
 from lern.ledger.audit import Act
 from lern.ledger.database import Database
 from lern.ledger.records import ACTIVE, Contributions, Entered, Run, text_of
-from lern.ledger.schema import chunks, merged_accounts
+from lern.ledger.schema import merged_accounts
 from lern.ledger.schema import runs as table
 
 _ENTERED_BY = sa.select(merged_accounts.c.source).where(
@@ -29,7 +29,6 @@ _HEIR = (
 )
 _HAND_ON = merged_accounts.update().where(merged_accounts.c.source == sa.bindparam("of_source"))
 _FORGET = merged_accounts.delete().where(merged_accounts.c.source == sa.bindparam("of_source"))
-_ANY_CHUNK = sa.select(chunks.c.id).where(chunks.c.run_id == sa.bindparam("run_id")).limit(1)
 
 
 class SecondChance:
@@ -114,10 +113,9 @@ def _first_again(run: Run, step: str | None) -> str:
 
 def _refuse_if_undoing(connection: sa.Connection, run: Run) -> None:
     """Refuse while the run is being taken back: part of it may be gone already."""
-    for undo in runs.undoing(connection, run.id):
-        begun = undo.state == "failed" and connection.scalar(_ANY_CHUNK, {"run_id": undo.id}) is not None
-        if undo.state in ACTIVE or begun:
-            raise Refused(f"run {run.id} is being undone by run {undo.id}, which is {undo.state}")
+    undo = undoing.under_way(connection, run.id)
+    if undo is not None:
+        raise Refused(f"run {run.id} is being undone by run {undo.id}, which is {undo.state}")
 
 
 def _to_be_undone(connection: sa.Connection, run_id: str) -> bool:

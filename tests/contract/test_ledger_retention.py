@@ -132,3 +132,15 @@ def test_a_sweep_of_a_merge_that_was_taken_back_merges_nothing_again(ledger: Led
         assert entered.refused.code == "NOT_STANDING"
     assert ledger.final_account("A") == "A"
     assert ledger.dead_letters() == []
+
+
+def test_nor_does_a_sweep_of_a_merge_that_is_being_taken_back(ledger: Ledger) -> None:
+    run_id = ended(ledger, "A", "B")
+    enter(ledger, undo(run_id, "A", "B"))
+    sweep = merge("A", "B", "sweep", workflow="sweep", sweeps=run_id)
+    [entered] = enter(ledger, sweep)
+    assert entered.refused is not None
+    assert entered.refused.code == "NOT_STANDING"
+    fail(ledger, f"undo-{run_id}", "back")
+    [entered] = enter(ledger, sweep)
+    assert entered.new
