@@ -16,16 +16,19 @@ AWAY = (503, "text/html", b"")
 
 
 def test_what_only_lms_service_knows_of_is_listed(make_world: MakeWorld) -> None:
-    """Its documents cannot be written, and a batch that stands nowhere is not made."""
+    """Its documents cannot be written, and a batch that stands nowhere is not made, though both questions find it."""
     rows = [batch(1), batch(2, createdby=OTHER, mentors=[SOURCE]), batch(3, createdby=OTHER)]
     lagging = document({**rows[2], "createdby": SOURCE})
-    with sunbird(batch_search([document(rows[0]), document(rows[1]), lagging, document(batch(4))])) as service:
+    with sunbird(
+        batch_search([document(rows[0]), document(rows[1]), lagging, document(batch(4, mentors=[SOURCE]))])
+    ) as service:
         world = make_world(LMS_URL=service.url)
         world.load(rows)
         run = world.succeed()
     assert [world.row(row)["createdby"] for row in rows] == [TARGET, OTHER, OTHER]
     assert world.row(rows[1])["mentors"] == [TARGET]
     assert len(world.rows()) == 3
+    assert world.result(run, "ownership.batches")["documents_without_batch"] == 1
     assert run.warnings == (
         "documents without a batch, left as they are: Batch-00004",
         "documents were left as they are: LERN_SEARCH_URL does not say where they can be written",
