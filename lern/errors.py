@@ -24,6 +24,20 @@ class ClockAhead(BadRow):
     code = "CLOCK_AHEAD"
 
 
+class TooEarly(LernError):
+    """A cell was written with a time a little ahead of this clock. Our write wins when that time has come.
+
+    `seconds`: until then. It is waited for; no attempt is used up.
+    """
+
+    code = "TOO_EARLY"
+
+    def __init__(self, problem: str, seconds: float) -> None:
+        """Name the cell."""
+        super().__init__(problem)
+        self.seconds = seconds
+
+
 class Unreachable(LernError):
     """A server does not answer. It is waited for; no attempt is used up."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from lern.errors import BadRow, Busy, LernError, Refused, Stopping, TooLarge, Unreachable, WorkerLost
+from lern.errors import BadRow, Busy, LernError, Refused, Stopping, TooEarly, TooLarge, Unreachable, WorkerLost
 
 # Seconds. Looking whether a server is back costs little, and learners wait for it too.
 LONGEST_WAIT: Final = 15.0
@@ -53,6 +53,8 @@ class RetryPolicy:
         reason = describe(error)
         if isinstance(error, Stopping):
             return Wait(0.0, reason)
+        if isinstance(error, TooEarly):
+            return Wait(error.seconds, reason)
         if isinstance(error, Busy | Unreachable):
             patience = min(self.cap, LONGEST_WAIT, max(self.base, waited / 4))
             return Wait(patience * (0.5 + chance / 2), reason)

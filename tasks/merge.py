@@ -48,10 +48,15 @@ ROWS_OF_EACH: Final = 20
 # A warning names so many rows at most; the rest is a number.
 NAMED_AT_MOST: Final = 5
 
+_TABLES: Final = (USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, USER_ACTIVITY_AGG, ASSESSMENT_AGGREGATOR)
+_LEGACY_TABLES: Final = (CONTENT_CONSUMPTION, USER_COURSES)
+
 
 @step_task(CONTENT)
 def content(work: Work) -> Result:
     """Merge what the source has seen of every content."""
+    # All that the steps go through: no account is left halfway because of what can be seen now.
+    work.services.store.must_fit([*_TABLES, *(_LEGACY_TABLES if _legacy(work) else ())])
     slices = [_Slices(USER_CONTENT_CONSUMPTION, [(work.source,)])]
     if _legacy(work):
         slices.append(_Slices(CONTENT_CONSUMPTION, [(work.source,)]))

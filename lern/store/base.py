@@ -141,6 +141,9 @@ class Store(Protocol):
     def check(self) -> None:
         """Reach the server and every table. Returns nothing; raises as every method does."""
 
+    def must_fit(self, tables: Iterable[Table]) -> None:
+        """Make sure that rows of these tables can be moved whole. Costs nothing. Raises `Refused`."""
+
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order.
 

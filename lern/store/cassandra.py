@@ -12,7 +12,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from lern.errors import Refused, Unsettled
+from lern.errors import Refused, TooEarly, Unsettled
 from lern.store.base import Change, Decide, First, Look, Part, Swap
 from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
 from lern.store.cassandra_codec import SCALARS, as_stored
@@ -87,6 +87,12 @@ class CassandraStore:
     def nodes(self) -> list[Node]:
         """Ask every node that is up for its version and its time; for `lern doctor`."""
         return self._sessions.connected().nodes()
+
+    def must_fit(self, tables: Iterable[Table]) -> None:
+        """Look at the tables' layouts as the driver knows them."""
+        connected = self._sessions.connected()
+        for table in tables:
+            connected.shape(table)
 
     def refused_writes(self) -> list[str]:
         """Say which tables in use we may not write; nothing is changed: the row that is deleted does not stand."""
@@ -196,7 +202,8 @@ class CassandraUnit:
         changes: dict[Key, Change] = {}
         standing: Mapping[Key, Row]
         wanted: Iterable[Change]
-        expected: Mapping[Key, Row | None] = {}
+        expected: Mapping[Key, Row] = {}
+        lost: Ahead | None = None
         for round_ in range(_ROUNDS):
             tried = changes
             if begun is not None:
@@ -207,19 +214,20 @@ class CassandraUnit:
                 # Both take their time at the server; what is to be removed is looked at meanwhile.
                 self._looked = (then, self._look(table, then)) if then and changes else None
                 standing = self._reader.read(table, asked)
-                # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them.
+                # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them, or that
+                # are still what it had nothing to say to.
                 if changes and _is_as_expected(expected, standing):
                     return written
                 wanted = decide(standing)
             changes = _effective(table, asked, standing, wanted)
             if not changes:
                 return written
-            self._refuse_ahead(table, [change for key, change in changes.items() if key in tried], now)
+            lost = self._lost(table, [change for key, change in changes.items() if key in tried], now)
             if round_ + 1 < _ROUNDS:
                 self._write(table, changes.values(), standing, now)
                 expected = outcome(table, standing, changes)
                 written += len(changes)
-        raise Unsettled(f"{table.name}: {_unsettled(changes)}")
+        raise self._too_early(lost) or Unsettled(f"{table.name}: {_unsettled(changes)}")
 
     def remove(self, table: Table, rows: Sequence[Row]) -> list[Row]:
         """Delete those of `rows` that still stand exactly as given; give back what stands in place of the others."""
@@ -242,8 +250,8 @@ class CassandraUnit:
         by_place = partial(place_of, table)
         ranges = [(min(group, key=by_place), max(group, key=by_place)) for group in groups if len(group) > 1]
         singles = [group[0] for group in groups if len(group) == 1]
-        between = self._reader.between(table, ranges, compared.times)
-        alone = self._reader.raw(table, singles, compared.times)
+        between = self._reader.between(compared.shape, ranges, compared.times)
+        alone = self._reader.raw(compared.shape, singles, compared.times)
         compared.coming = chain(between, ([raw] for _, raw in alone))
         return compared
 
@@ -265,22 +273,42 @@ class CassandraUnit:
 
         self._connected.write(requests(), self._guard)
 
-    def _refuse_ahead(self, table: Table, changes: Sequence[Change], now: int) -> None:
-        """Look, where a write did not take, for a cell that is ahead of the clock. Raises `ClockAhead`.
+    def _lost(self, table: Table, changes: Sequence[Change], now: int) -> Ahead | None:
+        """Look, where writes did not take, for the cell that is furthest ahead of the clock. Raises `ClockAhead`.
 
-        A cell that is ahead by less is left to the rounds and the retry: time heals it.
+        A cell that is ahead by less is left to the rounds, and then waited for: time heals it.
         """
-        for change in changes[:_SUSPECTS]:
-            found = ahead(table, change.key, self._times(table, change), now)
-            if found is not None and found.by > self._tolerance:
-                raise found.error()
+        suspects = (ahead(table, change.key, self._times(table, change), now) for change in changes[:_SUSPECTS])
+        furthest = max((found for found in suspects if found is not None), key=lambda found: found.by, default=None)
+        if furthest is not None and furthest.by > self._tolerance:
+            raise furthest.error()
+        return furthest
+
+    def _refuse(self, found: Ahead | None) -> None:
+        """Refuse to delete a row of which a part would stay."""
+        if found is None:
+            return
+        if found.by > self._tolerance:
+            raise found.error()
+        raise self._too_early(found) or Unsettled(
+            f"{found.table.name} {found.key!r}: {found.column} is written as fast as it is read"
+        )
+
+    def _too_early(self, found: Ahead | None) -> TooEarly | None:
+        """Give the error that has the time of a cell waited for.
+
+        None if it has come: a clock like ours may have written the cell after we had taken the time of our read.
+        """
+        now = self._clock.now()
+        return found.too_early(now) if found is not None and found.cell >= now else None
 
     def _times(self, table: Table, change: Change) -> dict[str, int | None]:
         """Read when the cells were written that the change is about.
 
         Before Cassandra 5.0 the times of lists and maps cannot be asked for: such rows stay unsettled unexplained.
         """
-        statements = self._connected.shape(table).statements
+        shape = self._connected.shape(table)
+        statements = shape.statements
         timed = statements.timed(of_collections=self._connected.version >= _TIMES_OF_COLLECTIONS)
         about = {*change.put, *change.clear, *change.drop}
         columns = tuple(c for c in timed if change.delete or c in about)
@@ -292,7 +320,7 @@ class CassandraUnit:
             return {}
         times, maps = raws[0][: len(columns)], raws[0][len(columns) :]
         result = {column: latest(time) for column, time in zip(columns, times, strict=True)}
-        codec = self._connected.shape(table).codec
+        codec = shape.codec
         for column, entries in zip([c for c in columns if table.columns[c].is_map], maps, strict=True):
             if entries is not None and not change.delete and column not in change.clear:
                 by_entry = dict(zip(codec.decoded(column, entries), times[columns.index(column)], strict=True))
@@ -303,22 +331,12 @@ class CassandraUnit:
                 result[column] = max((by_entry[entry] for entry in touched), default=None)
         return result
 
-    def _refuse(self, found: Ahead | None) -> None:
-        """Refuse to delete a row of which a part would stay."""
-        if found is None:
-            return
-        if found.by > self._tolerance:
-            raise found.error()
-        raise Unsettled(
-            f"{found.table.name} {found.key!r}: {found.column} was written by a clock that is ahead of ours"
-        )
-
 
 class _Compared:
     """Rows as they stand now beside rows as they were: which may go, in ranges, and which were changed."""
 
     def __init__(self, connected: Connected, table: Table, given: Mapping[Key, Row], now: int) -> None:
-        shape = connected.shape(table)
+        self.shape = shape = connected.shape(table)
         of_collections = connected.version >= _TIMES_OF_COLLECTIONS
         self._table, self._codec, self._given, self.now = table, shape.codec, given, now
         # The rows of one slice after the other.
@@ -371,14 +389,14 @@ def _effective(
     return result
 
 
-def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Change]) -> dict[Key, Row | None]:
-    """Give what the changed rows will be if nobody else writes them; None: gone."""
-    result: dict[Key, Row | None] = {}
+def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Change]) -> dict[Key, Row]:
+    """Give what the rows will be if nobody else writes them."""
+    result: dict[Key, Row] = dict(standing)
     collections = _COLLECTIONS[table]
     for key, change in changes.items():
         current = standing.get(key)
         if change.delete:
-            result[key] = None
+            result.pop(key, None)
             continue
         row: Row = dict(zip(table.key, key, strict=True)) if current is None else dict(current)
         if not (change.drop or change.clear or (collections and not collections.isdisjoint(change.put))):
@@ -397,12 +415,10 @@ def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Cha
     return result
 
 
-def _is_as_expected(expected: Mapping[Key, Row | None], standing: Mapping[Key, Row]) -> bool:
-    return all(_is_same(standing.get(key), row) for key, row in expected.items())
-
-
-def _is_same(one: Row | None, other: Row | None) -> bool:
-    return one == other or (one is not None and other is not None and same(one, other))
+def _is_as_expected(expected: Mapping[Key, Row], standing: Mapping[Key, Row]) -> bool:
+    return expected.keys() == standing.keys() and all(
+        row == standing[key] or same(row, standing[key]) for key, row in expected.items()
+    )
 
 
 # What does not come back as it was written: collections are mixed with what stands, floats have 32 bits.

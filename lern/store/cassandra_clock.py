@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from lern.errors import ClockAhead
+from lern.errors import ClockAhead, TooEarly
 from lern.store.tables import Key, Table
 
 _MICROSECONDS: Final = 1_000_000
@@ -39,16 +39,25 @@ class Ahead:
     cell: int
 
     def error(self) -> ClockAhead:
-        """Give the error that names the row."""
-        moment = _EPOCH + timedelta(microseconds=self.cell)
-        seconds = self.by / _MICROSECONDS
+        """Give the error that names the row, for a cell that is too far ahead to be waited for."""
         return ClockAhead(
             self.table.name,
             self.key,
             self.column,
-            f"was written at {moment:%Y-%m-%dT%H:%M:%SZ}, {seconds:.0f} s ahead of this clock, and would win against "
-            "any write until then: mend the clock of the host that wrote it, write the cell again, and retry",
+            f"{self._when()}, and would win against any write until then: mend the clock of the host that wrote it, "
+            "write the cell again, and retry",
         )
+
+    def too_early(self, now: int) -> TooEarly:
+        """Give the error that has the cell's time waited for."""
+        return TooEarly(
+            f"{self.table.name} {self.key!r}, column {self.column} {self._when()}: its time is waited for",
+            (self.cell - now) / _MICROSECONDS,
+        )
+
+    def _when(self) -> str:
+        moment = _EPOCH + timedelta(microseconds=self.cell)
+        return f"was written at {moment:%Y-%m-%dT%H:%M:%SZ}, {self.by / _MICROSECONDS:.0f} s ahead of this clock"
 
 
 def ahead(table: Table, key: Key, times: Mapping[str, int | None], now: int) -> Ahead | None:

@@ -274,14 +274,14 @@ def _records(raws: list[bytes]) -> list[dict[str, str]]:
 
 
 def _questions(fields: Sequence[str]) -> Decode:
-    nested = {name for name in fields if QUESTION.get(name) == Kind.RECORDS.value}
+    nested = {name for name in fields if QUESTION[name] == Kind.RECORDS.value}
 
     def decode(raws: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         return [
             {
                 name: _records(value) if name in nested else value
                 for name, value in zip(fields, raw, strict=True)
-                if value is not None and name in QUESTION
+                if value is not None
             }
             for raw in raws
         ]

@@ -2,17 +2,19 @@
 
 Sunbird's migrations, tests and documents disagree on one table: assessment_aggregator is partitioned by course alone,
 or by user and course. Both are in use, and every query names user, course and batch, which works with either. Any
-other difference is refused: a statement would mean other rows than it says.
+other difference is refused: a statement would mean other rows than it says. So is a column that we do not know, where
+rows are moved: it would be neither copied nor journalled, and be gone with the source's row.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lern.errors import Refused
 from lern.store.tables import QUESTION, TABLES, Table
 
 _UDT: Final = "question"
+_MIGRATE: Final = "Sunbird's migrations create it, or `lern migrate --create-tables`"
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,38 @@ LAYOUTS: Final[Mapping[str, tuple[Layout, ...]]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """A table as it stands: its physical name, its layout, which of our columns it has, the fields of a question."""
+    """A table as it stands: its physical name, its layout, which of our columns it has, the fields of a question.
+
+    `seen`: what of the driver's metadata was looked at. The driver replaces what has changed.
+    """
 
     name: str
     layout: Layout
     columns: tuple[str, ...]
     question: tuple[str, ...]
+    seen: tuple[Any, Any] = field(repr=False, compare=False)
+
+    def is_current(self, keyspace: Any) -> bool:
+        """Whether the table stands as it was found, as far as the driver has heard."""
+        now = _there(keyspace, self.name)
+        # The driver puts an altered keyspace in place and its tables into it afterwards. Of a table that is really gone
+        # the server tells.
+        return all(part is None or part is then for part, then in zip(now, self.seen, strict=True))
 
 
 def find(keyspace: Any | None, table: Table, name: str) -> Found:
     """Look a table up in the driver's metadata of its keyspace. Raises `Refused` if we cannot work with it."""
-    if problems := list(_fatal(keyspace, table, name)):
+    if keyspace is None:
+        raise Refused(f"Cassandra: the keyspace does not exist: {_MIGRATE}")
+    there, udt = _there(keyspace, name)
+    if problems := list(_fatal(there, udt, table, name)):
         raise Refused(f"Cassandra: {'; '.join(problems)}")
-    there = keyspace.tables[name]  # type: ignore[union-attr]  # a missing keyspace is a problem
-    udt = keyspace.user_types.get(_UDT)  # type: ignore[union-attr]
     return Found(
         name,
         _layout(there),
         tuple(column for column in table.columns if column in there.columns),
         () if udt is None else tuple(udt.field_names),
+        (there, udt),
     )
 
 
@@ -71,33 +86,34 @@ def layout_problems(session: Any, keyspace: str, names: Mapping[str, str], table
     `session`: of the driver, connected. `names`: physical names, where they differ. `tables`: which of them to look
     at, all if none is named. A column that a migration would add is a problem here, though it is worked without.
     """
-    there = session.cluster.metadata.keyspaces.get(keyspace)
-    if there is None:
-        return list(_no_keyspace(keyspace))
+    metadata = session.cluster.metadata.keyspaces.get(keyspace)
+    if metadata is None:
+        return [f"there is no keyspace {keyspace}: {_MIGRATE}"]
     problems: list[str] = []
     for table in (TABLES[name] for name in tables or TABLES):
         name = names.get(table.name, table.name)
-        problems += _fatal(there, table, name)
+        there, udt = _there(metadata, name)
+        problems += _fatal(there, udt, table, name)
         problems += _missing_columns(there, table, name)
     return problems
 
 
-def _no_keyspace(keyspace: str) -> Iterator[str]:
-    yield f"there is no keyspace {keyspace}: Sunbird's migrations create it, or `lern migrate --create-tables`"
+def _there(keyspace: Any, name: str) -> tuple[Any, Any]:
+    """Give the driver's metadata of a table and of the type of questions, None for what there is not."""
+    return keyspace.tables.get(name), keyspace.user_types.get(_UDT)
 
 
-def _fatal(keyspace: Any | None, table: Table, name: str) -> Iterator[str]:
-    if keyspace is None:
-        yield "the keyspace does not exist: Sunbird's migrations create it, or `lern migrate --create-tables`"
-        return
-    there = keyspace.tables.get(name)
+def _fatal(there: Any, udt: Any, table: Table, name: str) -> Iterator[str]:
     if there is None:
-        yield f"there is no table {name}: Sunbird's migrations create it, or `lern migrate --create-tables`"
+        yield f"there is no table {name}: {_MIGRATE}"
         return
     yield from _wrong_key(there, table, name)
     yield from _wrong_kinds(there, table, name)
+    # The rows of other tables stay where they are, whatever else they hold.
+    if table.user is not None:
+        yield from _unknown(name, "column", there.columns.keys() - table.columns.keys())
     if _UDT in "".join(kind.value for kind in table.columns.values()):
-        yield from _wrong_fields(keyspace, name)
+        yield from _wrong_fields(udt, name)
 
 
 def _wrong_key(there: Any, table: Table, name: str) -> Iterator[str]:
@@ -115,16 +131,23 @@ def _wrong_kinds(there: Any, table: Table, name: str) -> Iterator[str]:
             yield f"{name}.{column} is {there.columns[column].cql_type}, and {kind.value} was expected"
 
 
-def _wrong_fields(keyspace: Any, name: str) -> Iterator[str]:
-    udt = keyspace.user_types.get(_UDT)
+def _wrong_fields(udt: Any, name: str) -> Iterator[str]:
     kinds = {} if udt is None else dict(zip(udt.field_names, udt.field_types, strict=True))
-    for field, kind in QUESTION.items():
-        if kinds.get(field, kind) != kind:
-            yield f"{name}: {field} of type {_UDT} is {kinds[field]}, and {kind} was expected"
+    for part, kind in QUESTION.items():
+        if kinds.get(part, kind) != kind:
+            yield f"{name}: {part} of type {_UDT} is {kinds[part]}, and {kind} was expected"
+    yield from _unknown(name, f"field of type {_UDT}", kinds.keys() - QUESTION.keys())
 
 
-def _missing_columns(keyspace: Any, table: Table, name: str) -> Iterator[str]:
-    there = keyspace.tables.get(name)
+def _unknown(name: str, what: str, unknown: Collection[str]) -> Iterator[str]:
+    for column in sorted(unknown):
+        yield (
+            f"{name} has a {what} that this version of Lern does not know, {column}, and a merge would lose what is "
+            "in it: upgrade Lern and retry"
+        )
+
+
+def _missing_columns(there: Any, table: Table, name: str) -> Iterator[str]:
     if there is not None and (missing := [c for c in table.values if c not in there.columns]):
         yield f"{name} has no column {', '.join(missing)}: Sunbird's migrations add them"
 

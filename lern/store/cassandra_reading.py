@@ -46,9 +46,9 @@ class Reader:
                 after = None
             elif before > narrowed or not after:
                 return []
-        if limit is not None and limit <= 0:
-            return []
         shape = self._connected.shape(table)
+        if shape.is_void(where) or (limit is not None and limit <= 0):
+            return []
         cql = shape.statements.rows(len(where), after=after is not None, limit=limit is not None)
         names = (*table.slice, *table.order)
         cells: list[Cell] = key_cells(table, names, (*where, *(after or ())))
@@ -61,7 +61,7 @@ class Reader:
         """Read the first rows of several slices; see `Store.slices`."""
         shape = self._connected.shape(table)
         together = table.name in SPREAD and len(wheres) > 1
-        asked = self._by_user(table, wheres) if together else [[where] for where in wheres]
+        asked = self._by_user(table, wheres) if together else [[w] for w in wheres if not shape.is_void(w)]
         requests = (self._first_of(shape, some, limit, together=together) for some in asked)
         found: dict[Key, list[Row]] = {where: [] for where in wheres}
         for result in self._connected.reads(requests):
@@ -71,19 +71,19 @@ class Reader:
 
     def read(self, table: Table, keys: Collection[Key]) -> dict[Key, Row]:
         """Read rows by primary key."""
-        codec = self._connected.shape(table).codec
-        return {key: codec.row(raw) for key, raw in self.raw(table, keys)}
+        shape = self._connected.shape(table)
+        return {key: shape.codec.row(raw) for key, raw in self.raw(shape, keys)}
 
-    def raw(self, table: Table, keys: Collection[Key], times: Sequence[str] = ()) -> Iterator[tuple[Key, Any]]:
+    def raw(self, shape: Shape, keys: Collection[Key], times: Sequence[str] = ()) -> Iterator[tuple[Key, Any]]:
         """Read rows by primary key, as the driver gives them, with what `times` selects at their ends.
 
         The first questions are on their way when this returns.
         """
-        shape = self._connected.shape(table)
+        table = shape.codec.table
         wanted = frozenset(keys)
         if table.name in SPREAD:
             return _wanted(shape, wanted, self._connected.reads(self._spread(shape, wanted, times)))
-        ranges, places = self._pieces(table, wanted)
+        ranges, places = self._pieces(shape, wanted)
         by_range = self._connected.reads([self._first_between(shape, piece, times) for piece in ranges])
         by_place = self._connected.reads([self._by_places(shape, piece, times) for piece in places])
         return self._found(shape, wanted, zip(ranges, by_range, strict=True), by_place, times)
@@ -112,13 +112,13 @@ class Reader:
             requests = (self._by_places(shape, piece, times) for piece in rest)
             yield from _wanted(shape, wanted, self._connected.reads(requests))
 
-    def between(self, table: Table, ranges: Sequence[tuple[Key, Key]], times: Sequence[str]) -> Iterator[Iterator[Any]]:
+    def between(self, shape: Shape, ranges: Sequence[tuple[Key, Key]], times: Sequence[str]) -> Iterator[Iterator[Any]]:
         """Read the rows of slices from one key to another in order, as the driver gives them: for each range its rows.
 
         The first questions are on their way when this returns.
         """
-        cql = self._connected.shape(table).statements.between(times)
-        cells = [range_cells(table, first, last) for first, last in ranges]
+        cql = shape.statements.between(times)
+        cells = [range_cells(shape.codec.table, first, last) for first, last in ranges]
         requests = (Request(self._connected.bound(cql, some), sum(map(len, some))) for some in cells)
         return map(raw_rows, self._connected.reads(requests))
 
@@ -172,14 +172,17 @@ class Reader:
         cells.append(integer(limit))
         return Request(self._connected.bound(cql, cells), sum(map(len, cells)))
 
-    def _pieces(self, table: Table, keys: Iterable[Key]) -> tuple[list[list[Key]], list[list[Key]]]:
+    def _pieces(self, shape: Shape, keys: Iterable[Key]) -> tuple[list[list[Key]], list[list[Key]]]:
         """Part keys into pieces to be read as a range, and pieces to be read by their places.
 
         Where most rows of a range are wanted, reading all of it takes half the time.
         """
+        table = shape.codec.table
         ranges: list[list[Key]] = []
         places: list[list[Key]] = []
         for where, group in by_slice(table, keys).items():
+            if shape.is_void(where):
+                continue
             is_range = len(group) >= _RANGE and (table, where) not in self._connected.sparse
             if is_range:
                 group.sort(key=_place_getter(table))

@@ -71,6 +71,11 @@ class Shape:
     partition: tuple[int, ...]
     """Where in the primary key the columns of the partition key are."""
 
+    def is_void(self, slice_: Key) -> bool:
+        """Whether no row can stand in a slice: Cassandra has no partition whose key is empty."""
+        # A slice names the whole partition key and begins the primary key (`Table.slice`).
+        return len(self.partition) == 1 and not slice_[self.partition[0]]
+
 
 class Sparse:
     """Slices that hold much more than is asked for at a time: not to be read as ranges. A bounded memory."""
@@ -172,10 +177,17 @@ class Connected:
         return min((tuple(int(part) for part in version.split(".")[:2]) for version in versions), default=(0, 0))
 
     def shape(self, table: Table) -> Shape:
-        """Give the table as it stands here. Raises `Refused` if we cannot work with it."""
+        """Give the table as it stands here. Raises `Refused` if we cannot work with it.
+
+        Migrations run beside us: what they add to a table must not be lost with the rows that we move. The driver
+        is told of it by the server, so that looking costs nothing.
+        """
         shape = self._shapes.get(table)
-        if shape is None:
-            found = find(self.keyspace, table, self._names.get(table.name, table.name))
+        keyspace = self.keyspace
+        if shape is None or keyspace is None or not shape.codec.found.is_current(keyspace):
+            found = find(keyspace, table, self._names.get(table.name, table.name))
+            # What was prepared before would give results as they were then.
+            self._prepared.clear()
             codec = Codec(table, found)
             partition = tuple(table.key.index(column) for column in found.layout.partition)
             statements = Statements(self.place.keyspace, table, found, codec.order)
@@ -322,6 +334,9 @@ def _cluster(place: Place) -> Cluster:
         auth_provider=PlainTextAuthProvider(place.user, place.password) if place.user else None,
         ssl_context=place.tls,
         connect_timeout=place.connect_timeout,
+        # Seconds between hearing that a table has changed and looking at it. The driver would wait for two, in which
+        # what is written to a new column is not seen.
+        schema_event_refresh_window=0,
         control_connection_timeout=place.connect_timeout,
         reconnection_policy=ConstantReconnectionPolicy(_RECONNECT, max_attempts=None),
         idle_heartbeat_interval=_HEARTBEAT,

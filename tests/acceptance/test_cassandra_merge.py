@@ -4,8 +4,12 @@ What the store cannot promise, as `docs/decisions/cassandra-store.md` says, stan
 a row that was read before the merge and written whole after it takes the merge back, until the check settles it again.
 """
 
+import json
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +23,7 @@ from cassandra.cluster import Session
 import tasks.undo
 import tasks.verify  # noqa: F401 - the steps that a check and an undo consist of
 from lern import undo, verification
+from lern.doctor import cassandra as doctor
 from lern.kafka import KafkaSender
 from lern.ledger import Run
 from lern.settings import Settings
@@ -27,10 +32,11 @@ from lern.store.tables import TABLES, USER_CONTENT_CONSUMPTION, Row
 from tasks.step import Aside, Done, now_ms
 from tests.acceptance.place import Place
 from tests.accounts import RELATIONS, content, two_accounts
-from tests.bridges import Surroundings, surroundings
+from tests.bridges import Surroundings, surroundings, until
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
+ROOT: Final = Path(__file__).parents[2]
 MINUTE: Final = 60_000_000  # microseconds
 Rows = dict[str, list[Row]]
 Make = Callable[..., Place]
@@ -108,7 +114,7 @@ def test_merged_undone_and_merged_again_it_ends_as_merged_once(make: Make) -> No
 class LmsService:
     """A writer as lms-service is one: reads a content's row, computes, and writes it whole, in absolute values.
 
-    `seen`: by content the furthest that it has written, and been told that it was written.
+    `seen`: by content the furthest that it has written, and been told that it was written. `times`: when (ms).
     """
 
     def __init__(self, session: Session, user: str, course: str, contents: list[str]) -> None:
@@ -122,6 +128,7 @@ class LmsService:
             "last_access_time, last_updated_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         )
         self.seen: dict[str, tuple[int, int]] = {}
+        self.times: list[int] = []
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work)
 
@@ -145,6 +152,7 @@ class LmsService:
             status = 2 if status >= 2 or progress == 100 else 1
             now = now_ms()
             self._session.execute(self._write, (*key, status, progress, now, now))
+            self.times.append(now_ms())
             self.seen[name] = max(self.seen.get(name, (0, 0)), (status, progress))
 
 
@@ -152,7 +160,7 @@ def test_beside_a_live_writer_no_progress_goes_back_and_no_live_write_is_lost(
     make: Make, cassandra_session: Session
 ) -> None:
     """Save for what was read before the merge's write and written after it: the later check mends that."""
-    place = make(chunk_rows="20", retry_base="0.001")
+    place = make(chunk_rows="5", retry_base="0.001")
     names = [f"c{number:03}" for number in range(100)]
     source = {name: (2, 100) if number % 3 == 0 else (1, number % 60) for number, name in enumerate(names)}
     target = {name: (1, 90 - number % 80) for number, name in enumerate(names) if number % 2 == 0}
@@ -167,7 +175,9 @@ def test_beside_a_live_writer_no_progress_goes_back_and_no_live_write_is_lost(
         while place.run(merge).state != "succeeded":
             assert isinstance(place.step(merge), Done | Aside)
         assert place.rows(USER_CONTENT_CONSUMPTION, "from") == []
-    assert len(service.seen) > 10
+    chunks = list(place.services.ledger.chunks(merge, "merge.content"))
+    ended = max(chunk.ended_at or 0 for chunk in chunks)
+    assert sum(chunks[0].created_at <= time <= ended for time in service.times) > 10, "nobody wrote into the merge"
     check(place, merge)
     found = {row["contentid"]: row for row in place.rows(USER_CONTENT_CONSUMPTION, "to")}
     assert sorted(found) == names
@@ -193,12 +203,12 @@ def test_a_row_that_was_read_before_the_merge_and_written_after_it_is_mended_by_
 # --- clocks
 
 
-def written_ahead(session: Session, user: str, name: str) -> None:
-    """Have a host whose clock is five minutes ahead write a content's status."""
+def written_ahead(session: Session, user: str, name: str, by: int = 5 * MINUTE) -> None:
+    """Have a host whose clock is ahead (microseconds) write a content's status."""
     session.execute(
         "UPDATE user_content_consumption USING TIMESTAMP %s SET status = 0 "
         "WHERE userid = %s AND courseid = 'course-1' AND batchid = 'b1' AND contentid = %s",
-        [time.time_ns() // 1000 + 5 * MINUTE, user, name],
+        [time.time_ns() // 1000 + by, user, name],
     )
 
 
@@ -215,6 +225,88 @@ def test_a_cell_from_a_host_five_minutes_ahead_fails_the_run_by_the_rows_name_an
     assert f"('{user}', 'course-1', 'b1', '{name}'), column status" in str(run.error)
     assert re.search(r"(300|299|298) s ahead", str(run.error))
     assert [place.rows(table, "from") for table in TABLES.values() if table.user] == source
+
+
+def test_cells_from_a_host_a_little_ahead_are_waited_for_and_no_attempt_is_used_up(
+    make: Make, cassandra_session: Session
+) -> None:
+    place = make(max_attempts="1")
+    place.load(two_accounts("from", "to"), RELATIONS)
+    for user, name in (("to", "c1"), ("from", "c2")):
+        written_ahead(cassandra_session, user, name, by=2_000_000)
+    merge = place.enter("from", "to")
+    waited = 0
+    while place.run(merge).state != "succeeded":
+        outcome = place.step(merge)
+        assert isinstance(outcome, Done | Aside)
+        if isinstance(outcome, Aside):
+            waited += 1
+            assert "column status was written at" in outcome.reason
+            until(lambda due=outcome.next_at: now_ms() >= due, "the cell's time has come")  # type: ignore[misc]
+    assert 1 <= waited <= 3
+    assert [step.attempts for step in place.detail(merge).steps] == [0] * 5
+    assert place.rows(USER_CONTENT_CONSUMPTION, "from") == []
+
+
+# --- tables that are not as we know them
+
+
+def test_a_column_that_we_do_not_know_is_refused_before_anything_is_moved(
+    make: Make, cassandra_session: Session
+) -> None:
+    """It is neither copied nor journalled: with the source's rows it would be gone."""
+    place = make()
+    store: Any = place.services.store
+    place.load([*two_accounts("from", "to"), *two_accounts("earlier", "warm")], RELATIONS)
+    # A worker that knows the tables from before.
+    place.merge("earlier", "warm")
+    before = rows_of(place)
+    cassandra_session.execute("ALTER TABLE assessment_aggregator ADD homemade text")
+    try:
+        until(store.layout_problems, "the column is heard of")
+        run = place.carry_out(place.enter("from", "to"))
+        assert (run.state, run.reason) == ("failed", "REFUSED")
+        problem = "assessment_aggregator has a column that this version of Lern does not know, homemade"
+        assert problem in str(run.error)
+        assert any(problem in finding.detail for finding in doctor.examine(place.settings))
+    finally:
+        cassandra_session.execute("ALTER TABLE assessment_aggregator DROP homemade")
+    until(lambda: store.layout_problems() == [], "it is gone")
+    assert unlike(rows_of(place), before) == []
+    place.services.ledger.retry(run.id, now_ms(), "ada")
+    assert place.carry_out(run.id).state == "succeeded"
+
+
+def test_what_stands_in_a_column_that_a_migration_adds_while_we_work_is_merged(
+    make: Make, cassandra_session: Session
+) -> None:
+    place = make()
+    store: Any = place.services.store
+    cassandra_session.execute("ALTER TABLE user_content_consumption DROP progressdetails")
+    try:
+        place.load(content(user, "course", "b", "c1", status=1) for user in ("from", "to", "earlier"))
+        place.merge("earlier", "to", "before")
+    finally:
+        cassandra_session.execute("ALTER TABLE user_content_consumption ADD progressdetails text")
+    until(lambda: store.layout_problems() == [], "the column is heard of")
+    cassandra_session.execute(
+        "UPDATE user_content_consumption SET progressdetails = '{}' "
+        "WHERE userid = 'from' AND courseid = 'course' AND batchid = 'b' AND contentid = 'c1'"
+    )
+    place.merge("from", "to")
+    assert [row["progressdetails"] for row in place.rows(USER_CONTENT_CONSUMPTION)] == ["{}"]
+
+
+def test_rows_whose_course_or_batch_is_empty_are_merged_where_they_can_stand(make: Make) -> None:
+    """As the only column of a partition key nothing can be empty: in the older tables a batch."""
+    place = make(merge_tables="current,legacy")
+    place.load([content("from", "course", "", "c1", status=2), content("from", "", "b", "c1", status=2)])
+    place.merge("from", "to")
+    found = place.rows(USER_CONTENT_CONSUMPTION)
+    assert sorted((row["userid"], row["courseid"], row["batchid"]) for row in found) == [
+        ("to", "", "b"),
+        ("to", "course", ""),
+    ]
 
 
 # --- Kafka, and size
@@ -257,36 +349,58 @@ def test_events_wait_for_kafka_and_no_attempt_is_used_up(events: Surroundings, k
     assert sorted(event["edata"]["courseId"] for event in sent) == ["course-1", "course-2"]
 
 
-def test_a_learner_with_many_rows_in_forty_courses_is_merged_in_chunks_without_a_warning_from_the_server(
-    make: Make, cassandra: Server
-) -> None:
-    """A fifth of what `bench/cassandra.py` merges: as wide, and ten chunks long."""
-    place = make()
-    heard = len(cassandra.log)
-    courses, contents = 40, 250
-    store = place.services.store
-    for course in range(courses):
-        store.insert(
+COURSES: Final = 40
+
+
+def load_learner(place: Place, name: str, contents: int) -> None:
+    """Load two accounts of a learner: so many contents in each course, of which the target has every second one."""
+    for course in range(COURSES):
+        place.services.store.insert(
             USER_CONTENT_CONSUMPTION,
-            [
+            (
                 content(user, f"do_{course:03}", f"b{course:03}", f"c{number:05}", status=1 + number % 2, viewcount=1)[
                     1
                 ]
-                for user, step in (("from", 1), ("to", 2))
+                for user, step in ((f"{name}-from", 1), (f"{name}-to", 2))
                 for number in range(0, contents, step)
-            ],
+            ),
         )
-    run_id = place.merge("from", "to")
+
+
+def peak_of_merging(place: Place, name: str) -> tuple[str, int]:
+    """Merge a learner's accounts in a process that has done nothing else; its run, and its peak of memory (KiB)."""
+    run_id = place.enter(f"{name}-from", f"{name}-to")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.acceptance.merging", run_id],
+        env={**os.environ, **place.settings.environ()},
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    told = json.loads(done.stdout)
+    assert told["state"] == "succeeded", told
+    return run_id, told["peak"]
+
+
+@pytest.mark.timeout(300)
+def test_a_learner_with_50_000_rows_in_forty_courses_takes_no_more_memory_and_no_warning_from_the_server(
+    make: Make, cassandra: Server
+) -> None:
+    place = make()
+    heard = len(cassandra.log)
+    load_learner(place, "small", 25)
+    load_learner(place, "large", 1250)
+    _, one_chunk = peak_of_merging(place, "small")
+    run_id, fifty = peak_of_merging(place, "large")
+    rows = COURSES * 1250
     result = place.detail(run_id).steps[0].result or {}
-    assert {name: result[name] for name in ("read", "copied", "merged", "deleted")} == {
-        "read": courses * contents,
-        "copied": courses * contents // 2,
-        "merged": courses * contents // 2,
-        "deleted": courses * contents,
-    }
-    assert sum(1 for _ in place.services.ledger.chunks(run_id, "merge.content")) == 10
-    assert place.rows(USER_CONTENT_CONSUMPTION, "from") == []
-    merged = place.rows(USER_CONTENT_CONSUMPTION, "to")
-    assert (len(merged), sum(row["viewcount"] for row in merged)) == (10_000, 15_000)
+    counted = {name: result[name] for name in ("read", "copied", "merged", "deleted")}
+    assert counted == {"read": rows, "copied": rows // 2, "merged": rows // 2, "deleted": rows}
+    assert sum(1 for _ in place.services.ledger.chunks(run_id, "merge.content")) == 50
+    store = place.services.store
+    assert store.rows(USER_CONTENT_CONSUMPTION, ("large-from",), limit=1) == []
+    merged = store.rows(USER_CONTENT_CONSUMPTION, ("large-to",))
+    assert (len(merged), sum(row["viewcount"] for row in merged)) == (rows, rows * 3 // 2)
+    assert fifty < one_chunk * 1.3
     warned = [line for line in cassandra.log[heard:].splitlines() if re.search(r" (WARN|ERROR) ", line)]
     assert not [line for line in warned if re.search(r"[Bb]atch|tombstone|mutation|Mutation", line)]

@@ -11,6 +11,7 @@ from lern.errors import (
     Overloaded,
     Refused,
     Stopping,
+    TooEarly,
     Transient,
     Unreachable,
     Unsettled,
@@ -26,6 +27,12 @@ POLICY = RetryPolicy(attempts=3, base=1.0, cap=10.0)
 )
 def test_what_is_waited_for_uses_up_no_attempt(error: Exception) -> None:
     assert isinstance(POLICY.decide(error, attempt=99, waited=0, chance=0.5), Wait)
+
+
+def test_a_cell_that_is_a_little_ahead_is_waited_for_until_its_time_has_come_and_no_longer() -> None:
+    error = TooEarly("user_enrolments ('asha',), column status was written 59 s ahead of this clock", 59.0)
+    for attempt, chance in ((1, 0.0), (99, 0.9)):
+        assert POLICY.decide(error, attempt, waited=0, chance=chance) == Wait(59.0, str(error))
 
 
 def test_what_has_been_waited_for_long_is_looked_at_less_often() -> None:
