@@ -2,8 +2,10 @@
 
     python -m tests.acceptance.dying_on_cassandra PLAN.json
 
-Each program has a keyspace of its own, named in the plan's settings with its process id behind it, and drops it in the
-end. A call to Cassandra is a statement that the store sends. Those who die have a session of their own, as workers'
+Each program has a keyspace of its own, named as in the plan's settings with its process id behind it, which it drops in
+the end. There the rows of the plan's keyspace are written afresh for each death.
+
+A call to Cassandra is a statement that the store sends. Those who die have a session of their own, as workers'
 children have, forked from a process that has opened nothing. What happens after a death is done by one process that
 lives as long as the program: to open a session anew each time would take longer than all the rest.
 """
@@ -12,7 +14,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,10 @@ from lern.settings import Settings
 from lern.store import open_store
 from lern.store.base import Change, Store
 from lern.store.cassandra import CassandraStore
-from lern.store.tables import TABLES
+from lern.store.tables import TABLES, Row, Table
 from tasks.app import _Process, app
 from tests.acceptance.calls import CALLS, count_everything
 from tests.acceptance.dying import TOLD, Plan, Shard, end, recover, tell
-from tests.accounts import two_accounts
 
 
 def count_cassandra() -> None:
@@ -105,14 +107,14 @@ def use_services(store: Store) -> None:
     _Process.services, _Process.pid = parts, os.getpid()
 
 
-def _load(store: Store) -> None:
+def _load(store: Store, beginning: Mapping[Table, Sequence[Row]]) -> None:
     """Bring the learner rows to where everything begins."""
     for table in TABLES.values():
         keys = [table.key_of(row) for row in store.scan(table)]
         with store.unit(lambda: None) as unit:
             unit.settle(table, keys, lambda now: [Change(key, delete=True) for key in now])
-    for table, row in two_accounts("from", "to"):
-        store.insert(table, [row])
+    for table, rows in beginning.items():
+        store.insert(table, rows)
 
 
 def main() -> None:
@@ -130,6 +132,12 @@ def main() -> None:
     store = open_store(settings)
     assert isinstance(store, CassandraStore)
     ledger = Ledger(settings.ledger_url_or_default)
+    beginning: dict[Table, Sequence[Row]] = {}
+
+    def create() -> None:
+        store.create()
+        with closing(CassandraStore(plan.settings["LERN_STORE_URL"])) as template:
+            beginning.update((table, list(template.scan(table))) for table in TABLES.values())
 
     def recover_and_tell() -> None:
         use_services(store)
@@ -140,7 +148,12 @@ def main() -> None:
         connected = store._sessions.connected()
         connected.session.execute(f"DROP KEYSPACE {connected.place.keyspace}", timeout=60)
 
-    acts = {"create": store.create, "load": lambda: _load(store), "recover": recover_and_tell, "drop": drop}
+    acts = {
+        "create": create,
+        "load": lambda: _load(store, beginning),
+        "recover": recover_and_tell,
+        "drop": drop,
+    }
     shard = CassandraShard(plan, directory, store, ledger, Survivor.of(acts))
     shard.survivor.do("create")
     try:

@@ -4,10 +4,11 @@ All calls, as with the embedded default: ledger, locks, messages, outgoing files
 would end otherwise: a list that is doubled, an entry of a map that is gone, a row that is lost or left behind.
 """
 
+import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -19,9 +20,11 @@ from cassandra.cluster import Session
 
 from lern.ledger import Ledger
 from lern.store.tables import USER_CONTENT_CONSUMPTION, Row
+from lern.undo import request
+from tasks.step import now_ms
 from tests.acceptance.place import Place
 from tests.acceptance.test_killed_at_every_call import Killing, killing, run_of
-from tests.accounts import content
+from tests.accounts import RELATIONS, Placed, content, enrolment, two_accounts
 from tests.servers.redis import RedisServer
 
 __all__ = ["killing"]
@@ -32,6 +35,7 @@ __all__ = ["killing"]
 def test_a_merge_ends_as_if_undisturbed(killing: Killing, cassandra_url: str) -> None:
     killing = replace(killing, program="tests.acceptance.dying_on_cassandra")
     place = killing.prepare(store_url=cassandra_url)
+    place.load(two_accounts("from", "to"))
     run = run_of(place, "from", "to", "m")
     ends = killing.everywhere(place, ["merge", "from", "to", "m"], [run])
 
@@ -39,6 +43,35 @@ def test_a_merge_ends_as_if_undisturbed(killing: Killing, cassandra_url: str) ->
     assert ends.undisturbed["runs"][run]["state"] == "succeeded"
     assert set(ends.undisturbed["left_over"].values()) == {0}
     assert ends.unlike(ends.undisturbed) == {}
+
+
+@pytest.mark.timeout(900)
+def test_an_undo_ends_with_the_rows_of_before(killing: Killing, cassandra_url: str) -> None:
+    """A learner with a counter, a list, a map, and a row that only one of the accounts has; as small as that can be."""
+    killing = replace(killing, program="tests.acceptance.dying_on_cassandra")
+    place = killing.prepare(store_url=cassandra_url)
+    place.load([*small_account("from", ["c1", "c2"], 2), *small_account("to", ["c1"], 3)], RELATIONS)
+    before = place.tables()
+    merge = place.merge("from", "to")
+    assert place.tables() != before
+    undo = request(place.services.ledger, merge, now_ms()).run_id
+    ends = killing.everywhere(place, ["undo", merge], [merge, undo])
+
+    assert sum(call.startswith("cassandra") for call in ends.calls) > 10
+    assert ends.undisturbed["tables"] == json.loads(json.dumps(before))
+    assert ends.undisturbed["runs"][merge]["state"] == "undone"
+    assert ends.undisturbed["runs"][undo]["state"] == "succeeded"
+    assert ends.undisturbed["merged_into"] == {"from": "from", "to": "to"}
+    assert ends.unlike(ends.undisturbed) == {}
+
+
+def small_account(user: str, contents: list[str], views: int) -> Iterator[Placed]:
+    """An account that has been in one course."""
+    for name in contents:
+        yield content(user, "course-1", "b1", name, status=1, viewcount=views)
+    seen = dict.fromkeys(contents, 1)
+    certificates = [{"name": user, "token": user}]
+    yield enrolment(user, "course-1", "b1", active=True, contentstatus=seen, issued_certificates=certificates)
 
 
 def die_behind(point: int) -> None:
