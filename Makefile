@@ -56,7 +56,8 @@ test: lint
 versions: $(INSTALLED)
 	LERN_TEST_ELASTICSEARCH8=start $(BIN)/python -m pytest -k elasticsearch8 \
 		tests/contract/test_search.py tests/integration/ownership/test_elasticsearch8.py
-	LERN_TEST_CASSANDRA_VERSION=4.1.9 $(BIN)/python -m pytest -k cassandra tests/contract/test_store.py
+	LERN_TEST_CASSANDRA_VERSION=4.1.9 $(BIN)/python -m pytest -k cassandra \
+		tests/contract/test_store.py tests/integration/test_cassandra_store.py tests/acceptance/test_cassandra_merge.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m bench

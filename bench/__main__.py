@@ -7,6 +7,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from bench import aim
+
 console = Console(width=110)
 
 
@@ -27,7 +29,7 @@ def imports() -> None:
 
     table = _table("Starting", "", "ms", "limit")
     for what, milliseconds, limit in measured.measure():
-        table.add_row(what, f"{milliseconds:.0f}", _limit(limit))
+        table.add_row(what, aim.cell(milliseconds, limit, ".0f"), _limit(limit))
     table.add_row("drivers imported by it", " ".join(measured.drivers_imported()) or "none", "none")
     console.print(table)
 
@@ -38,7 +40,7 @@ def chain() -> None:
 
     table = _table("Through broker and two workers (SQLite and Redis on this machine)", "", "ms", "ratio", "limit")
     for what, milliseconds, ratio, limit in measured.measure():
-        table.add_row(what, f"{milliseconds:.2f}", f"{ratio:.2f}", _limit(limit))
+        table.add_row(what, f"{milliseconds:.2f}", aim.cell(ratio, limit), _limit(limit))
     console.print(table)
 
 
@@ -49,8 +51,8 @@ def rows() -> None:
     headings = ("content rows", "ms of the first", "µs a further row", "ratio", "limit", "MiB", "more", "limit")
     table = _table("One user, one process (SQLite)", *headings)
     for one, ratio, more in measured.measure():
-        time = (f"{one.first:.1f}", f"{one.microseconds:.0f}", f"{ratio:.2f}", f"{measured.FLAT:g}")
-        memory = (f"{one.peak_mib:.0f}", f"{more:+.0f}", f"{measured.MOST_MIB:g}")
+        time = (f"{one.first:.1f}", f"{one.microseconds:.0f}", aim.cell(ratio, measured.FLAT), f"{measured.FLAT:g}")
+        memory = (f"{one.peak_mib:.0f}", aim.cell(more, measured.MOST_MIB, "+.0f"), f"{measured.MOST_MIB:g}")
         table.add_row(f"{one.rows:,}", *time, *memory)
     console.print(table)
 
@@ -60,8 +62,11 @@ def bridge() -> None:
     from bench import bridge as measured
 
     table = _table("The bridge (Kafka, SQLite and Redis on this machine)", "", "events/s", "ratio", "limit")
-    for what, per_second, ratio, limit in measured.measure():
-        table.add_row(what, f"{per_second:,.0f}", f"{ratio:.2f}", _limit(limit))
+    found = measured.measure()
+    table.add_row("bare apply_async of the chains", f"{found.bare:,.0f}", "1.00", "")
+    ratio = aim.cell(found.bridge / found.bare, measured.LIMIT, at_least=True)
+    table.add_row("bridge: Kafka, ledger, broker, offsets", f"{found.bridge:,.0f}", ratio, _limit(measured.LIMIT))
+    table.caption = f"bridge, resident: {found.at_rest:.0f} MiB at rest, {found.under_load:.0f} MiB under load"
     console.print(table)
 
 
@@ -78,7 +83,7 @@ def ownership() -> None:
 
     table = _table(f"A transfer of {measured.BATCHES:,} batches", "", "a second", "s", "bare loop, s", "ratio", "limit")
     for one in measured.measure():
-        cells = (f"{one.per_second:.0f}", f"{one.transfer:.2f}", f"{one.bare:.2f}", f"{one.ratio:.2f}")
+        cells = (f"{one.per_second:.0f}", f"{one.transfer:.2f}", f"{one.bare:.2f}", aim.cell(one.ratio, one.limit))
         table.add_row(one.where, *cells, _limit(one.limit))
     console.print(table)
     memory = measured.memory()

@@ -1,7 +1,8 @@
 """Events per second from Kafka to the broker, ledger rows included, next to bare `apply_async` of the same chains.
 
 Kafka and Redis are the tests' own, or those that `LERN_TEST_KAFKA` names. One process each; SQLite, with every
-transaction on the disk.
+transaction on the disk. Then a bridge as a process of its own, for its memory: when it is ready and has nothing to do,
+and when it has taken in as many events again.
 """
 
 import tempfile
@@ -10,13 +11,17 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 from celery import Celery, chain
 
+from bench.stack import resident_mib, until
 from lern import kafka_start
-from tests.bridges import Surroundings, merges, surroundings
+from tests.bridges import Surroundings, free_port, merges, surroundings
 from tests.servers.kafka import Kafka
 from tests.servers.redis import RedisServer
 from workflows import MERGE, kafka_bridge
@@ -44,13 +49,20 @@ def _place() -> Iterator[Surroundings]:
             redis.kill()
 
 
-def measure() -> Iterator[tuple[str, float, float, float]]:
-    """Give what was measured: (what, events per second, ratio to bare, limit; 0 without one)."""
+@dataclass(frozen=True)
+class Measured:
+    """Events per second, bare and by the bridge, and the bridge's resident memory in MiB."""
+
+    bare: float
+    bridge: float
+    at_rest: float
+    under_load: float
+
+
+def measure() -> Measured:
+    """Measure all of it."""
     with _place() as place:
-        bare = _bare(place)
-        yield "bare apply_async of the chains", bare, 1.0, 0
-        bridge = _bridge(place)
-        yield "bridge: Kafka, ledger, broker, offsets", bridge, bridge / bare, LIMIT
+        return Measured(_bare(place), _bridge(place), *_memory(place))
 
 
 def _bare(place: Surroundings) -> float:
@@ -80,6 +92,29 @@ def _bridge(place: Surroundings) -> float:
     ending.set()
     bridge.join()
     return (last - first) / taken
+
+
+def _memory(place: Surroundings) -> tuple[float, float]:
+    """Give the memory of a bridge's process at rest, and at the end of its work."""
+    port = free_port()
+    bridge = place.process(LERN_BRIDGE_PORT=str(port))
+    try:
+        until(lambda: _is_ready(port))
+        at_rest = resident_mib(bridge.pid)
+        before = _length_from(place, 0)
+        place.produce(merges(EVENTS, "again"))
+        _length_from(place, before + EVENTS)
+        return at_rest, resident_mib(bridge.pid)
+    finally:
+        bridge.terminate()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 def _length_from(place: Surroundings, number: int) -> int:

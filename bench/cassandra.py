@@ -24,8 +24,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table as Printed
 
+from bench import aim
 from bench.dataset import SIZES, SUMS, Size, Sums, rows
-from bench.stack import ROOT, embedded, enter, resident_kib, until, worker
+from bench.empty import DONE, EMPTY
+from bench.stack import ROOT, embedded, enter, resident_mib, until, worker
 from lern import log
 from lern.services import Services
 from lern.store.cassandra import CassandraStore
@@ -78,14 +80,18 @@ def main() -> None:
             Console().print(f"A merge on Cassandra: not measured, {error}")
             return
         for one in measure(parts):
-            cells = (f"{one.merge:.1f}", f"{one.row_at_a_time:.1f}", f"{one.ratio:.2f}", f"{one.limit:g}")
-            table.add_row(one.what, f"{one.rows:,}", *cells, f"{one.merge * 1000 / one.rows:.0f}")
+            table.add_row(*_cells(one))
         chained, memory = through_the_chain(parts)
-        cells = (f"{chained.merge:.1f}", f"{chained.row_at_a_time:.1f}", f"{chained.ratio:.2f}", f"{chained.limit:g}")
-        table.add_row(chained.what, f"{chained.rows:,}", *cells, f"{chained.merge * 1000 / chained.rows:.0f}")
+        table.add_row(*_cells(chained))
         table.caption = f"worker with two children, resident: {memory}"
         wide = list(one_learner(parts))
     Console(width=130).print(table, _printed(wide))
+
+
+def _cells(one: Measured) -> tuple[str, ...]:
+    faster = aim.cell(one.ratio, one.limit, at_least=True)
+    cost = f"{one.merge * 1000 / one.rows:.0f}"
+    return one.what, f"{one.rows:,}", f"{one.merge:.1f}", f"{one.row_at_a_time:.1f}", faster, f"{one.limit:g}", cost
 
 
 def _printed(wide: Sequence["Wide"]) -> Printed:
@@ -95,8 +101,8 @@ def _printed(wide: Sequence["Wide"]) -> Printed:
     for one in wide:
         cost, first = one.seconds / one.rows, wide[0].seconds / wide[0].rows
         more = one.peak_mib - wide[0].peak_mib
-        cells = (f"{cost * 1e6:.0f}", f"{cost / first:.2f}", f"{one.peak_mib:.0f}", f"{more:+.0f}", f"{MOST_MIB:g}")
-        table.add_row(f"{one.rows:,}", *cells)
+        cells = (f"{cost * 1e6:.0f}", f"{cost / first:.2f}", f"{one.peak_mib:.0f}", aim.cell(more, MOST_MIB, "+.0f"))
+        table.add_row(f"{one.rows:,}", *cells, f"{MOST_MIB:g}")
     return table
 
 
@@ -162,17 +168,20 @@ def through_the_chain(parts: Services) -> tuple[Measured, str]:
             until(lambda: parts.ledger.counts().get("succeeded", 0) >= before + len(pairs))
             return (time.perf_counter() - begun) * 1000 / len(pairs)
 
-        merges, singles, memory = [], [], ""
+        parts.queue.send_chain("rest", 1, EMPTY)
+        until(lambda: parts.broker.get(DONE))
+        memory = f"{resident_mib(process.pid):.0f} MiB at rest"
+        merges, singles = [], []
         for number in range(ROUNDS + 1):
             pairs = [next(numbers) for _ in range(CHAINED)]
             _load(parts, size, pairs)
             alone, together = _row_at_a_time(parts, size, pairs), chained(pairs)
             if number == 0:
-                memory = f"{_resident(process.pid):.0f} MiB after {CHAINED} merges"
+                memory += f", {resident_mib(process.pid):.0f} MiB after {CHAINED} merges"
                 continue
             singles.append(alone)
             merges.append(together)
-        memory += f", {_resident(process.pid):.0f} MiB after {CHAINED * (ROUNDS + 1)}"
+        memory += f", {resident_mib(process.pid):.0f} MiB after {CHAINED * (ROUNDS + 1)}"
         return Measured(
             "size a, through the chain", size.rows, statistics.median(merges), statistics.median(singles), 1.0
         ), memory
@@ -290,12 +299,6 @@ def _sums(parts: Services, user: str) -> Sums:
         round(completed),
         sum(len(row["aggregates"]) for row in aggregates),
     )
-
-
-def _resident(pid: int) -> float:
-    """Give the resident memory of a process and its children, in MiB."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return sum(map(resident_kib, [pid, *map(int, children)])) / 1024
 
 
 if __name__ == "__main__":

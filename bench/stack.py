@@ -68,8 +68,13 @@ def until(condition: Any, seconds: float = 600.0) -> None:
         time.sleep(0.02)
 
 
-def resident_kib(pid: int) -> int:
-    """Give a process's resident memory."""
+def resident_mib(pid: int) -> float:
+    """Give the resident memory of a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return sum(map(_resident_kib, [pid, *map(int, children)])) / 1024
+
+
+def _resident_kib(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])

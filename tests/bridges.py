@@ -306,6 +306,10 @@ class BridgeProcess:
         return self._process.returncode
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
