@@ -24,16 +24,18 @@ _REPLAYED: Final = (
 def _counted(insert: _Insert) -> _Insert:
     """Make an insert that counts a letter that is there already, and opens it again.
 
-    The same place in Kafka once more is the bridge reading again after a crash, which is no repeat.
+    A place that is no later in its partition is the bridge reading again after a crash, which is no repeat. Only the
+    latest place is known, so what lies in two partitions may be counted once more when both are read again.
     """
     new, old = insert.excluded, dead_letters.c
-    same_place = sa.and_(old.partition == new.partition, old.offset == new.offset)
-    renewed = ("partition", "offset", "key", "code", "field", "reason", "last_at", "state")
+    read_again = sa.and_(old.partition == new.partition, new.offset <= old.offset)
+    renewed = ("partition", "key", "code", "field", "reason", "last_at", "state")
     return insert.on_conflict_do_update(
         index_elements=["topic", "hash"],
         set_={
             **{name: new[name] for name in renewed},
-            "count": old.count + sa.case((same_place, 0), else_=1),
+            "offset": sa.case((read_again, old.offset), else_=new.offset),
+            "count": old.count + sa.case((read_again, 0), else_=1),
         },
     )
 

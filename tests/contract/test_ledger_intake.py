@@ -259,6 +259,13 @@ class TestDeadLetters:
         ledger.enter([], [self.LETTER], NOW + 5)
         assert [dead.count for dead in ledger.dead_letters()] == [1]
 
+    def test_a_batch_that_is_read_again_is_no_repeat_wherever_the_same_bytes_lie_in_it(self, ledger: Ledger) -> None:
+        batch = [replace(self.LETTER, offset=offset) for offset in (10, 12, 15)]
+        for _ in range(3):
+            ledger.enter([], batch, NOW)
+        ledger.enter([], [replace(self.LETTER, offset=16)], NOW)
+        assert [(dead.count, dead.offset) for dead in ledger.dead_letters()] == [(4, 16)]
+
     def test_of_two_who_replay_it_one_does(self, ledger: Ledger) -> None:
         enter(ledger, merge("A", "B"))
         ledger.enter([], [self.LETTER], NOW)
