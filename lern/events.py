@@ -9,9 +9,10 @@ import base64
 import json
 import math
 import re
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -28,6 +29,10 @@ MAX_ID: Final = 256
 # Milliseconds: the end of the year 2099. A time beyond it is a mistake (microseconds, say), not a time.
 MAX_TIME: Final = 4_102_444_800_000
 
+# Characters of a reason and of a field's name that are kept: either may hold what the event holds, of any length.
+MAX_REASON: Final = 300
+MAX_FIELD: Final = 100
+
 # Control characters (C0, DEL, C1) and halves of surrogate pairs.
 _FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -38,9 +43,14 @@ class BadEvent(LernError):
     """An event that can never become a run. `field` is the path within the event, empty for the whole."""
 
     def __init__(self, code: str, field: str, reason: str) -> None:
-        """Keep the stable code, the field's path and a sentence that says what was expected."""
+        """Keep the stable code, the field's path and a sentence that says what was expected, both cut where long."""
+        field, reason = _cut(field, MAX_FIELD), _cut(reason, MAX_REASON)
         super().__init__(f"{field}: {reason}" if field else reason)
         self.code, self.field, self.reason = code, field, reason
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ def parse(value: bytes | None) -> Json:
 def strict(text: str) -> Any:
     """Read JSON in which no key stands twice and no number is NaN. Raises `BadEvent`."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except BadEvent:
         raise
     except RecursionError as error:
@@ -98,6 +108,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> Json:
 
 def _no_constant(name: str) -> Any:
     raise BadEvent("INVALID_JSON", "", f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """Give a number of any size, at most the greatest that there is: infinity could not be written as JSON again."""
+    return max(-sys.float_info.max, min(float(text), sys.float_info.max))
 
 
 def _depth(value: Any) -> int:
@@ -186,7 +201,7 @@ def time_of(event: Json) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return int(number) if math.isfinite(number) and 0 < number <= MAX_TIME else None
 
@@ -387,15 +402,31 @@ def enrolment_completed(topic: str, run: str, time: int, user: str, course: str,
 
 # Kafka's default limit of a message is 1 MiB with its envelope. Beyond this the original stays in the ledger alone.
 MAX_OUTGOING: Final = 1_000_000
+# What is told of a failed run, and of a dead letter, beside the event itself.
+_OF_FAILURE: Final = frozenset({"jobName", "runId", "failInfo"})
+_OF_LETTER: Final = frozenset({"mid", "jobName", "failInfo", "topic", "partition", "offset", "bytes", "sha256"})
+_LETTER: Final = "LP.DEAD."
 
 
 def failed(topic: str, run: str, generation: int, original: bytes, code: str, reason: str) -> OutgoingEvent:
     """Announce a run that failed for good: the original event with `failInfo` beside its fields."""
-    more = {"jobName": "lern", "runId": run, "failInfo": {"errorCode": code, "error": reason}}
+    more = {"jobName": "lern", "runId": run, "failInfo": {"errorCode": code, "error": _cut(reason, MAX_REASON)}}
     value = to_bytes({**parse(original), **more})
     if len(value) > MAX_OUTGOING:
         value = to_bytes(more)
     return OutgoingEvent(f"{run}.failed.{generation}", topic, None, value)
+
+
+def without_original(event: OutgoingEvent) -> OutgoingEvent | None:
+    """Give an announcement without the event that it is about, for a topic that does not take it whole.
+
+    None where there is nothing to leave out.
+    """
+    kept = _OF_LETTER if event.mid.startswith(_LETTER) else _OF_FAILURE
+    whole = json.loads(event.value)
+    if not whole.keys() > kept:
+        return None
+    return replace(event, value=to_bytes({name: value for name, value in whole.items() if name in kept}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,17 +438,15 @@ class Place:
     offset: int | None
 
 
-def dead_letter(
-    topic: str, place: Place, key: bytes | None, value: bytes, failure: BadEvent, *, whole: bool = True
-) -> OutgoingEvent:
+def dead_letter(topic: str, place: Place, key: bytes | None, value: bytes, failure: BadEvent) -> OutgoingEvent:
     """Announce an event that can never become a run: where it lay, what is wrong with it, and its bytes.
 
-    Key and value are texts (`key`, `event`) if they are UTF-8, otherwise base64 (`keyBase64`, `eventBase64`). The
-    value is left out if the announcement would be too large for Kafka, or if `whole` is false: the ledger has it.
+    Key and value are texts (`key`, `event`) if they are UTF-8, otherwise base64 (`keyBase64`, `eventBase64`). They
+    are left out if the announcement would be too large for Kafka: the ledger has them.
     """
     digest = sha256(value).hexdigest()
     announcement: Json = {
-        "mid": f"LP.DEAD.{_derived(place.topic, 'dead', digest)}",
+        "mid": f"{_LETTER}{_derived(place.topic, 'dead', digest)}",
         "jobName": "lern",
         "failInfo": {"errorCode": failure.code, "error": failure.reason, "field": failure.field},
         "topic": place.topic,
@@ -426,8 +455,8 @@ def dead_letter(
         "bytes": len(value),
         "sha256": digest,
     }
-    out = to_bytes({**announcement, **_as_text("key", key), **_as_text("event", value)}) if whole else b""
-    if not whole or len(out) > MAX_OUTGOING:
+    out = to_bytes({**announcement, **_as_text("key", key), **_as_text("event", value)})
+    if len(out) > MAX_OUTGOING:
         out = to_bytes(announcement)
     return OutgoingEvent(announcement["mid"], topic, None, out)
 

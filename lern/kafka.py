@@ -5,12 +5,13 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from lern.errors import LernError, TooLarge, Transient, Unreachable
-from lern.outgoing import OutgoingEvent
+from lern.outgoing import OutgoingEvent, Sent
 from lern.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -192,26 +193,29 @@ class KafkaSender:
         self._made: Producer | None = None
         self._pid: int | None = None
 
-    def send(self, events: Sequence[OutgoingEvent]) -> None:
-        """See `Sender`. Besides, raises `TooLarge` for an event that its topic does not take, `Transient` for the rest.
+    def send(self, events: Sequence[OutgoingEvent]) -> Sent:
+        """See `Sender`. Nothing that failed is delivered after it: what is sent again is not overtaken by itself."""
+        sent = self._send_together(events) if events else Sent()
+        if len(events) == 1:
+            return sent
+        # What goes together is refused together: only alone it shows which of them is too large.
+        alone = (self._send_together([event]) for event in sent.too_large)
+        return sum(alone, sent.without_too_large())
 
-        Nothing of a call that raised is delivered after it: what is sent again is not overtaken by itself.
-        """
-        if not events:
-            return
-        deliveries = _Deliveries(len(events))
+    def _send_together(self, events: Sequence[OutgoingEvent]) -> Sent:
+        deliveries = _Deliveries(events)
         self._trouble.forget()
         producer = self._producer()
         try:
-            self._hand_over(producer, events, deliveries)
+            self._hand_over(producer, deliveries)
             producer.flush(self._seconds)
-            deliveries.check()
-        except Unreachable as error:
-            self._give_up(producer)
-            raise Unreachable("kafka", self._trouble.told(error.problem)) from error
+            sent = deliveries.outcome(self._trouble)
         except BaseException:
             self._give_up(producer)
             raise
+        if sent.failed:
+            self._give_up(producer)
+        return sent
 
     def close(self) -> None:
         """Give back the connections."""
@@ -219,19 +223,22 @@ class KafkaSender:
             self._made.flush(0)
         self._made = None
 
-    def _hand_over(self, producer: Producer, events: Sequence[OutgoingEvent], deliveries: "_Deliveries") -> None:
+    def _hand_over(self, producer: Producer, deliveries: "_Deliveries") -> None:
         deadline = time.monotonic() + self._seconds
-        for event in events:
+        for index, event in enumerate(deliveries.events):
+            told = partial(deliveries.note, index)
             while True:
                 try:
-                    producer.produce(event.topic, event.value, event.key, on_delivery=deliveries.note)
+                    producer.produce(event.topic, event.value, event.key, on_delivery=told)
                     break
-                except BufferError as error:
+                except BufferError:
                     if time.monotonic() > deadline:
-                        raise Unreachable("kafka", "the library's queue stays full") from error
+                        # The others stay unconfirmed as well.
+                        return
                     producer.poll(_ROOM_SECONDS)
                 except KafkaException as error:
-                    raise translated(error.args[0], _named(event)) from error
+                    deliveries.note(index, error.args[0])
+                    break
             producer.poll(0)
 
     def _producer(self) -> Producer:
@@ -249,26 +256,31 @@ class KafkaSender:
 class _Deliveries:
     """What became of the events of one call, as the library tells one by one."""
 
-    def __init__(self, expected: int) -> None:
-        self._expected = expected
-        self._error: LernError | None = None
+    def __init__(self, events: Sequence[OutgoingEvent]) -> None:
+        self.events = events
+        self._told: dict[int, KafkaError | None] = {}
 
-    def note(self, error: KafkaError | None, message: Any) -> None:
+    def note(self, index: int, error: KafkaError | None, _message: Any = None) -> None:
         """Take note of one event's end."""
-        self._expected -= 1
-        if error is None:
-            return
-        told = translated(error, f"{message.topic()}, {len(message.value() or b'')} bytes")
-        # An event that is too large is what must be dealt with first; the others only waited behind it.
-        if self._error is None or isinstance(told, TooLarge):
-            self._error = told
+        self._told[index] = error
 
-    def check(self) -> None:
-        """Raise unless every event has arrived."""
-        if self._error is not None:
-            raise self._error
-        if self._expected > 0:
-            raise Unreachable("kafka", f"{self._expected} events were not confirmed")
+    def outcome(self, trouble: Trouble) -> Sent:
+        """Say what became of them. `trouble`: what the library has complained of meanwhile."""
+        confirmed, failed = [], []
+        for index, event in enumerate(self.events):
+            problem = self._problem(index, event, trouble)
+            if problem is None:
+                confirmed.append(event)
+            else:
+                failed.append((event, problem))
+        return Sent(tuple(confirmed), tuple(failed))
+
+    def _problem(self, index: int, event: OutgoingEvent, trouble: Trouble) -> LernError | None:
+        if index not in self._told:
+            return Unreachable("kafka", trouble.told(f"{_named(event)}: not confirmed"))
+        error = self._told[index]
+        problem = None if error is None else translated(error, _named(event))
+        return Unreachable("kafka", trouble.told(problem.problem)) if isinstance(problem, Unreachable) else problem
 
 
 def _named(event: OutgoingEvent) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from lern.errors import Unreachable
+from lern.errors import LernError, TooLarge, Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,40 @@ class OutgoingEvent:
     value: bytes
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What became of the events of one call: which are confirmed, and why each of the others is not."""
+
+    confirmed: tuple[OutgoingEvent, ...] = ()
+    failed: tuple[tuple[OutgoingEvent, LernError], ...] = ()
+
+    def __add__(self, other: "Sent") -> "Sent":
+        """Give what became of the events of both calls."""
+        return Sent(self.confirmed + other.confirmed, self.failed + other.failed)
+
+    @property
+    def too_large(self) -> list[OutgoingEvent]:
+        """The events that their topic does not take. Trying again cannot help."""
+        return [event for event, error in self.failed if isinstance(error, TooLarge)]
+
+    def without_too_large(self) -> "Sent":
+        """Give the same without those."""
+        return Sent(self.confirmed, tuple(one for one in self.failed if not isinstance(one[1], TooLarge)))
+
+    def check(self) -> None:
+        """Raise why an event is not confirmed, if one is not: `Unreachable`, `TooLarge`, `Transient` for the rest."""
+        for _, error in self.failed:
+            raise error
+
+
 class Sender(Protocol):
     """Sends events so that they arrive at least once."""
 
-    def send(self, events: Sequence[OutgoingEvent]) -> None:
-        """Send events; returns when every one of them is confirmed.
+    def send(self, events: Sequence[OutgoingEvent]) -> Sent:
+        """Send events; returns when it is known of every one whether it is confirmed.
 
-        Raises `Unreachable` if that cannot be had now: then any of them may have arrived, and all are to be sent
-        again. Events of one topic and key arrive in the order given.
+        One that fails stops none of the others. It may have arrived all the same, and is to be sent again. Confirmed
+        events of one topic and key arrive in the order given.
         """
 
 
@@ -50,20 +76,24 @@ class FileSender:
         self._directory = directory
         self._named: set[Path] = set()
 
-    def send(self, events: Sequence[OutgoingEvent]) -> None:
+    def send(self, events: Sequence[OutgoingEvent]) -> Sent:
         """See `Sender`. Raises `ValueError`, before it writes anything, for a topic that Kafka would not have."""
-        lines: dict[str, list[bytes]] = {}
+        topics: dict[str, list[OutgoingEvent]] = {}
         for event in events:
             if not _TOPIC.fullmatch(event.topic):
                 raise ValueError(f"not a topic's name: {event.topic!r}")
-            lines.setdefault(event.topic, []).append(_line(event.value))
-        for topic, of_topic in lines.items():
-            path = self._directory / f"{topic}.jsonl"
-            try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._append(path, of_topic)
-            except OSError as error:
-                raise Unreachable("outgoing file", f"{path}: {error.strerror or error}") from error
+            topics.setdefault(event.topic, []).append(event)
+        return sum((self._write(topic, of_topic) for topic, of_topic in topics.items()), Sent())
+
+    def _write(self, topic: str, events: Sequence[OutgoingEvent]) -> Sent:
+        path = self._directory / f"{topic}.jsonl"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._append(path, [_line(event.value) for event in events])
+        except OSError as error:
+            problem = Unreachable("outgoing file", f"{path}: {error.strerror or error}")
+            return Sent(failed=tuple((event, problem) for event in events))
+        return Sent(tuple(events))
 
     def _append(self, path: Path, lines: Sequence[bytes]) -> None:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

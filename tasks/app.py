@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import setup_logging, worker_process_init, worker_shutting_down
 
 from lern import log as logging
-from lern.errors import Unreachable
+from lern.errors import Transient, Unreachable
 from lern.services import Services
 from lern.settings import Settings
 from lern.stopping import STOP
@@ -113,9 +113,7 @@ def _perform(name: str, body: Body, run_id: str, generation: int) -> Outcome:
         give_back_when_stopping()
         try:
             return perform(services(), name, body, run_id, generation, token)
-        except Unreachable as error:
-            if error.server != "ledger":
-                raise
+        except (Unreachable, Transient) as error:
             log.warning("waits for the ledger", reason=str(error))
             time.sleep(LEDGER_PAUSE)
 

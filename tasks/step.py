@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from lern import chunks, events, metrics
+from lern import chunks, events, metrics, sending
 from lern.chunks import Carried, Chunk, ownership
 from lern.errors import BadRow, Busy, LernError, Unreachable, Unsettled, WorkerLost
 from lern.ledger import Chunk as SavedChunk
@@ -24,8 +24,8 @@ from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
 from lern.locks import Held
 from lern.mirror import RunState
-from lern.outgoing import OutgoingEvent
-from lern.retry import GiveUp, Retry, RetryPolicy
+from lern.outgoing import OutgoingEvent, Sent
+from lern.retry import GiveUp, Retry, RetryPolicy, describe
 from lern.services import Services
 from lern.stopping import STOP
 
@@ -233,7 +233,7 @@ def perform(
     """Carry out one step of one run: lock, ask the ledger, roll forward, work, send, mark.
 
     `token`: of this execution, for one that begins again because the ledger could not be reached. Raises
-    `Unreachable` for the ledger alone.
+    `Unreachable` and `Transient` of the ledger alone.
     """
     token = token or new_token()
     # The users are known when the run has been read, and stay on the step's last line.
@@ -330,16 +330,23 @@ def _kinds(services: Services, run: LedgerRun) -> frozenset[str]:
 
 
 def deliver(services: Services, run_id: str | None, created_before: int | None = None) -> None:
-    """Send what the outbox holds and mark it. Killed in between, it is sent again: recognisable by `mid`."""
-    while events_ := services.ledger.undelivered(run_id, limit=SEND_AT_ONCE, created_before=created_before):
-        services.sender.send(events_)
-        services.ledger.delivered([event.mid for event in events_], now_ms())
-        for topic, number in Counter(event.topic for event in events_).items():
+    """Send what the outbox holds and mark what has arrived. Killed in between, it is sent again: recognisable by `mid`.
+
+    A topic in trouble holds up no other; what the trouble was is raised when all the others are through.
+    """
+    trouble, troubled = Sent(), set[str]()
+    while events_ := services.ledger.undelivered(run_id, SEND_AT_ONCE, created_before, but=troubled):
+        sent = sending.send(services.sender, events_)
+        services.ledger.delivered([event.mid for event in sent.confirmed], now_ms())
+        for topic, number in Counter(event.topic for event in sent.confirmed).items():
             metrics.event_sent(topic, number)
+        trouble += Sent(failed=sent.failed)
+        troubled |= {event.topic for event, _ in sent.failed}
+    trouble.check()
 
 
 def _decide(services: Services, name: str, run_id: str, generation: int, token: str, error: Exception) -> Outcome:
-    """Turn an error into a decision and enter that in the ledger. Raises if the ledger cannot be reached."""
+    """Turn an error into a decision and enter that in the ledger. Raises what the ledger's own calls do."""
     if isinstance(error, Unreachable) and error.server == "ledger":
         raise error
     settings, ledger = services.settings, services.ledger
@@ -361,9 +368,9 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
         metrics.run_ended(run.workflow, "failed")
         try:
             deliver(services, run_id)
-        except LernError as problem:
+        except Exception as problem:  # noqa: BLE001 - the decision stands, whatever keeps it from being announced
             # The run has failed all the same, and whoever waits for it is told; the sweeper sends it later.
-            log.warning("the failure is announced later", reason=str(problem))
+            log.warning("the failure is announced later", reason=describe(problem))
         return Failed(decision.code, decision.reason)
     next_at = at + round(decision.seconds * 1000)
     counts = isinstance(decision, Retry)

@@ -11,9 +11,9 @@ from typing import Final
 
 import structlog
 
-from lern import events, metrics
+from lern import events, metrics, sending
 from lern.client import Chain
-from lern.errors import TooLarge, Unreachable
+from lern.errors import Unreachable
 from lern.events import BadEvent, Place
 from lern.ledger import Entered, NewDeadLetter, NewRun
 from lern.mirror import RunState
@@ -181,31 +181,22 @@ def _chain(entry: Entered, steps: tuple[str, ...]) -> Chain:
 
 
 def announce(parts: Services, taken: Taken) -> None:
-    """Send dead letters to the topic of failed events, confirmed."""
+    """Send dead letters to the topic of failed events, confirmed. One that it takes in no form stays in the ledger."""
     if not taken.letters:
         return
     topic = parts.settings.topic("learning_events_failed")
-    try:
-        parts.sender.send([_announcement(topic, letter) for letter in taken.letters])
-    except TooLarge:
-        for letter in taken.letters:
-            _announce_alone(parts, topic, letter)
-    metrics.event_sent(topic, len(taken.letters))
+    sent = sending.send(parts.sender, [_announcement(topic, letter) for letter in taken.letters])
+    metrics.event_sent(topic, len(sent.confirmed))
+    for event in sent.too_large:
+        log.warning("a dead letter is not announced, the ledger has it", topic=topic, bytes=len(event.value))
+    sent.without_too_large().check()
 
 
-def _announce_alone(parts: Services, topic: str, letter: NewDeadLetter) -> None:
-    """Send one dead letter; without its event where the topic's limit is too low for that."""
-    try:
-        parts.sender.send([_announcement(topic, letter)])
-    except TooLarge as error:
-        log.warning("a dead letter is announced without its event, the ledger has it", reason=str(error))
-        parts.sender.send([_announcement(topic, letter, whole=False)])
-
-
-def _announcement(topic: str, letter: NewDeadLetter, *, whole: bool = True) -> OutgoingEvent:
+def _announcement(topic: str, letter: NewDeadLetter) -> OutgoingEvent:
     place = Place(letter.topic, letter.partition, letter.offset)
-    failure = BadEvent(letter.code, letter.field or "", letter.reason)
-    return events.dead_letter(topic, place, letter.key, letter.value, failure, whole=whole)
+    return events.dead_letter(
+        topic, place, letter.key, letter.value, BadEvent(letter.code, letter.field or "", letter.reason)
+    )
 
 
 def count(judged: Judged, taken: Taken) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -65,6 +65,7 @@ def _undelivered(*restrictions: str) -> Prepared:
     conditions = {
         "run_id": outbox.c.run_id == sa.bindparam("run_id"),
         "created_before": outbox.c.created_at < sa.bindparam("created_before"),
+        "but": outbox.c.topic.not_in(sa.bindparam("but", expanding=True)),
     }
     return Prepared(
         sa.select(outbox.c.mid, outbox.c.topic, outbox.c.key, outbox.c.value)
@@ -89,15 +90,16 @@ class Outbox:
         run_id: str | None = None,
         limit: int = 1_000,
         created_before: int | None = None,
+        but: Collection[str] = (),
     ) -> list[OutgoingEvent]:
         """Give events that are to be sent and not known to be delivered, in the order in which they were planned.
 
         Of one run, or of all (`run_id` None); of these, where `created_before` (ms) is given, those that were
-        planned before it. What announces rows is not among them while a chunk of its step is open, nor is anything of
-        a run that was undone.
+        planned before it, and none that is for one of the topics in `but`. What announces rows is not among them
+        while a chunk of its step is open, nor is anything of a run that was undone.
         """
-        given = {"run_id": run_id, "created_before": created_before}
-        restrictions = {name: value for name, value in given.items() if value is not None}
+        given = {"run_id": run_id, "created_before": created_before, "but": sorted(but) or None}
+        restrictions: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         with self._database.read() as connection:
             rows = _undelivered(*restrictions).all(connection, **restrictions, limit=limit)
         return [OutgoingEvent(*row) for row in rows]

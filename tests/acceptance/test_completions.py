@@ -1,7 +1,6 @@
 """Completions: whoever is said to have completed a course was announced, and nobody is announced who was not."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,6 +8,7 @@ from lern.chunks import Carried
 from lern.chunks.sync import SyncChunk
 from lern.errors import BadRow, LernError, Unreachable
 from lern.mirror import RunState
+from lern.outgoing import OutgoingEvent, Sent
 from lern.store.base import Store
 from lern.store.tables import USER_ENROLMENTS
 from tasks.step import Aside, Done, Failed, deliver, now_ms
@@ -99,8 +99,8 @@ def test_a_completion_that_was_not_written_is_not_announced_before_it_is(
 class Away:
     """A Kafka that does not answer."""
 
-    def send(self, _events: Any) -> None:
-        raise Unreachable("kafka", "away")
+    def send(self, events: Sequence[OutgoingEvent]) -> Sent:
+        return Sent(failed=tuple((event, Unreachable("kafka", "away")) for event in events))
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -87,6 +87,8 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
     "nested beyond reason": (b"[" * 200_000 + b"]" * 200_000, "TOO_DEEP"),
     "a number without end": (b'{"ets": ' + b"9" * 5_000 + b"}", "INVALID_JSON"),
     "another action": (b'{"edata": {"action": "delete"}}', "UNKNOWN_ACTION"),
+    "an action of a megabyte": (f'{{"edata": {{"action": "{chr(0xE000) * 349_000}"}}}}'.encode(), "UNKNOWN_ACTION"),
+    "a long key twice": (b'{"%b": 1, "%b": 2}' % ((b"k" * 500_000,) * 2), "DUPLICATE_KEY"),
     "an id of the wrong kind": (b'{"edata": {"fromAccountId": 7, "toAccountId": "t"}}', "WRONG_TYPE"),
     "an id with NUL": (b'{"edata": {"fromAccountId": "a\\u0000", "toAccountId": "t"}}', "BAD_CHARACTER"),
     "one account": (b'{"edata": {"fromAccountId": "a", "toAccountId": "a"}}', "SAME_ACCOUNT"),
@@ -173,6 +175,22 @@ def test_a_low_limit_of_the_failed_topic_stops_nothing(
     announced = {letter["bytes"]: letter for letter in place.announced()}
     assert "event" not in announced[20_000]
     assert announced[1]["event"] == "y"
+    place.close()
+
+
+def test_a_letter_that_the_failed_topic_takes_in_no_form_stays_in_the_ledger(
+    kafka: Server, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    place = surroundings(kafka.address, redis_server.url, tmp_path, without=["learning_events_failed"])
+    place.create_topics(place.failed_topic, config={"max.message.bytes": "100"})
+    [good] = merges(1)
+    place.produce([b"broken", good], partition=0)
+    with place.bridge() as bridge:
+        until(place.all_committed, "everything is through")
+    assert bridge.error is None
+    assert place.dead() == {b"broken": 1}
+    assert place.runs() == {run_of(good)}
+    assert not place.announced()
     place.close()
 
 

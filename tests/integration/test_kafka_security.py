@@ -100,7 +100,7 @@ def test_whoever_is_not_let_in_waits_and_is_told_why(guarded: Kafka, what: str, 
     given = settings({**by_password(guarded), **wrong})
     sender = KafkaSender(given, {"delivery.timeout.ms": 2_000})
     with pytest.raises(Unreachable, match=reason) as refused:
-        sender.send([OutgoingEvent("mid", "topic", None, b"event")])
+        sender.send([OutgoingEvent("mid", "topic", None, b"event")]).check()
     sender.close()
     assert "a guess" not in str(refused.value)
     [found] = kafka_doctor.examine(given)

@@ -21,9 +21,9 @@ from tests.servers.server import Server
 QUICK = {"delivery.timeout.ms": 2_000}
 
 
-def create(server: Server, topic: str) -> None:
+def create(server: Server, topic: str, config: dict[str, str] | None = None) -> None:
     admin = AdminClient({"bootstrap.servers": server.address})
-    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result()
+    admin.create_topics([NewTopic(topic, 2, 1, config=config or {})])[topic].result()
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_without_kafka_it_raises_and_with_it_back_it_sends(kafka: Server, topic:
     sender.send([event(topic, 1)])
     kafka.stop()
     with pytest.raises(Unreachable, match="kafka cannot be reached"):
-        sender.send([event(topic, 2)])
+        sender.send([event(topic, 2)]).check()
     kafka.start()
     sender.send([event(topic, 3)])
     assert {1, 3} <= {int(one.value()) for one in arrived(kafka, topic)}
@@ -88,10 +88,31 @@ def test_without_kafka_it_raises_and_with_it_back_it_sends(kafka: Server, topic:
 def test_a_topic_that_is_not_there_is_waited_for(kafka: Server, sender: KafkaSender) -> None:
     missing = f"missing-{uuid.uuid4().hex}"
     with pytest.raises(Unreachable, match=missing):
-        sender.send([event(missing)])
+        sender.send([event(missing)]).check()
     create(kafka, missing)
     sender.send([event(missing, 7)])
     assert [one.value() for one in arrived(kafka, missing)] == [b"7"]
+
+
+def test_one_that_fails_stops_none_of_the_others(kafka: Server, topic: str, sender: KafkaSender) -> None:
+    missing = event(f"missing-{uuid.uuid4().hex}", 1)
+    long = [event(topic, 2, value=random.randbytes(size)) for size in (1_100_000, 3_000_000)]
+    short = [event(topic, number) for number in (3, 4, 5)]
+    sent = sender.send([missing, *short[:1], *long, *short[1:]])
+    assert set(sent.confirmed) == set(short)
+    assert {one: type(error) for one, error in sent.failed} == {
+        missing: Unreachable,
+        **dict.fromkeys(long, TooLarge),
+    }
+    assert sorted(one.value() for one in arrived(kafka, topic)) == [b"3", b"4", b"5"]
+
+
+def test_together_too_large_they_go_one_by_one(kafka: Server, sender: KafkaSender) -> None:
+    topic = f"narrow-{uuid.uuid4().hex}"
+    create(kafka, topic, config={"max.message.bytes": "2000"})
+    events = [event(topic, number, value=random.randbytes(1_500)) for number in range(6)]
+    assert set(sender.send(events).confirmed) == set(events)
+    assert {one.value() for one in arrived(kafka, topic)} == {one.value for one in events}
 
 
 @pytest.mark.parametrize("size", [1_100_000, 3_000_000])
@@ -99,8 +120,8 @@ def test_an_event_that_its_topic_does_not_take_is_told_from_a_kafka_that_is_away
     topic: str, sender: KafkaSender, size: int
 ) -> None:
     with pytest.raises(TooLarge, match=topic):
-        sender.send([event(topic, value=random.randbytes(size))])
-    sender.send([event(topic, 1)])
+        sender.send([event(topic, value=random.randbytes(size))]).check()
+    sender.send([event(topic, 1)]).check()
 
 
 def send_in_a_child(topic: str) -> None:

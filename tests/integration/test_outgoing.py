@@ -56,7 +56,15 @@ def test_what_is_no_topics_name_is_refused_before_anything_is_written(tmp_path: 
 def test_a_directory_that_cannot_be_written_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(Unreachable, match=r"outgoing file cannot be reached: .*out"):
-        FileSender(tmp_path / "out").send([event(b"{}")])
+        FileSender(tmp_path / "out").send([event(b"{}")]).check()
+
+
+def test_a_file_that_cannot_be_written_holds_up_no_other(tmp_path: Path) -> None:
+    (tmp_path / f"{TOPIC}.jsonl").mkdir()
+    stuck, other = event(b"{}"), event(b"{}", "dev.telemetry.raw")
+    sent = FileSender(tmp_path).send([stuck, other])
+    assert sent.confirmed == (other,)
+    assert [one for one, _ in sent.failed] == [stuck]
 
 
 def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path) -> None:
@@ -74,7 +82,7 @@ def _send_until_full(directory: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
     with pytest.raises(Unreachable):
-        FileSender(directory).send([event(b'{"n":1}'), event(b'{"n":"' + b"x" * 100 + b'"}')])
+        FileSender(directory).send([event(b'{"n":1}'), event(b'{"n":"' + b"x" * 100 + b'"}')]).check()
 
 
 def test_several_processes_write_whole_lines_and_lose_none(tmp_path: Path) -> None:

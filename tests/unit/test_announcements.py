@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import sys
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +17,8 @@ PLACE = Place("dev.lms.user.account.merge", 1, 42)
 BAD = BadEvent("MISSING_FIELD", "edata.toAccountId", "missing; an id was expected")
 
 
-def told(value: bytes, key: bytes | None = None, *, whole: bool = True) -> dict[str, Any]:
-    event = events.dead_letter("dev.learning.events.failed", PLACE, key, value, BAD, whole=whole)
+def told(value: bytes, key: bytes | None = None) -> dict[str, Any]:
+    event = events.dead_letter("dev.learning.events.failed", PLACE, key, value, BAD)
     assert event.topic == "dev.learning.events.failed"
     return dict(json.loads(event.value), mid_of_message=event.mid)
 
@@ -55,9 +57,21 @@ def test_what_would_be_too_large_for_kafka_is_announced_without_its_bytes() -> N
 
 
 def test_it_can_be_announced_without_its_bytes_for_a_topic_with_a_low_limit() -> None:
-    letter = told(b'{"a": 1}', b"k", whole=False)
-    assert not letter.keys() & {"event", "eventBase64", "key", "keyBase64"}
-    assert letter["failInfo"]["errorCode"] == "MISSING_FIELD"
+    whole = events.dead_letter("t", PLACE, b"k", b'{"a": 1}', BAD)
+    small = events.without_original(whole)
+    assert small is not None
+    assert small.mid == whole.mid
+    letter, less = json.loads(whole.value), json.loads(small.value)
+    assert less == {name: value for name, value in letter.items() if name not in {"key", "event"}}
+    assert events.without_original(small) is None
+
+
+def test_what_is_told_has_a_bounded_length_whatever_the_event_holds() -> None:
+    bad = BadEvent("UNKNOWN_ACTION", "\U0001f600" * 100_000, "\U0001f600" * 100_000)
+    whole = events.dead_letter("t", PLACE, b"k" * 100_000, b"x" * 100_000, bad)
+    small = events.without_original(whole)
+    assert small is not None
+    assert len(small.value) < 5_000
 
 
 def test_a_failed_run_is_announced_with_its_event() -> None:
@@ -79,3 +93,20 @@ def test_a_failed_run_whose_event_is_as_large_as_kafka_takes_is_announced_withou
         "runId": "run",
         "failInfo": {"errorCode": "BAD_ROW", "error": "no"},
     }
+
+
+def test_a_failed_run_can_be_announced_without_its_event_for_a_topic_with_a_low_limit() -> None:
+    event = events.failed("t", "run", 1, b'{"mid": "m", "topic": "x", "edata": {}}', "BAD_ROW", "n" * 100_000)
+    small = events.without_original(event)
+    assert small is not None
+    assert small.mid == event.mid
+    assert json.loads(small.value).keys() == {"jobName", "runId", "failInfo"}
+    assert len(small.value) < 500
+    assert events.without_original(small) is None
+
+
+def test_a_number_that_is_too_large_leaves_no_more_than_json() -> None:
+    """A strict reader, as other services' are, has no word for infinity."""
+    event = events.failed("t", "run", 1, b'{"ets": 1e999, "least": -1e999, "more": [1e308]}', "BAD_ROW", "no")
+    told = json.loads(event.value, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert (told["ets"], told["least"]) == (sys.float_info.max, -sys.float_info.max)

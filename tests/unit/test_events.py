@@ -85,6 +85,7 @@ def test_what_can_never_be_a_merge_names_the_field_and_what_was_expected(
         (-5, None),
         (0, None),
         (10**30, None),
+        (10**400, None),
         ({}, None),
     ],
 )
