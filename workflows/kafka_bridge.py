@@ -143,25 +143,27 @@ class KafkaBridge:
 class MissingTopics:
     """Topics that the group does not read yet: not there when the bridge began, or new to the group."""
 
-    def __init__(self, settings: Settings, start: kafka_start.Start | None, health: Health) -> None:
+    def __init__(self, parts: Services, start: kafka_start.Start | None, health: Health) -> None:
         """Miss every topic at first."""
-        self._settings = settings
+        self._settings = parts.settings
+        self._ledger = parts.ledger
+        self._group = parts.settings.kafka_group_or_default
         self._start = start
         self._health = health
-        self._missing = set(topics(settings))
+        self._missing = set(topics(parts.settings))
         self._looked_at = float("-inf")
 
     def begin(self) -> Collection[str]:
         """Give the topics to begin with, before the group is joined. Raises what `kafka_start` does."""
-        begun = kafka_start.look(self._settings, sorted(self._missing), self._start)
+        begun = self._look()
         if begun.offsets:
             try:
                 kafka_start.commit(self._settings, begun.offsets)
             except Transient:
                 # Other bridges are at work. What they read we read with them; the rest we add as one of them.
-                if not begun.known:
+                if not begun.known.topics:
                     raise
-                begun = kafka_start.Begun(begun.known, {})
+                begun = begun.known
         self._found(begun)
         return begun.topics
 
@@ -171,8 +173,9 @@ class MissingTopics:
             return
         self._looked_at = now
         try:
-            begun = kafka_start.look(self._settings, sorted(self._missing), self._start)
+            begun = self._look()
             partitions.read_also(begun)
+            self._found(begun)
         except _PASSING as error:
             log.debug("topics are still missing", reason=str(error))
         except Refused as error:
@@ -180,10 +183,15 @@ class MissingTopics:
             if self._health.hindered("start", str(error)):
                 log.warning("a new topic is not read", reason=str(error))
         else:
-            self._found(begun)
             self._health.cleared("start")
 
+    def _look(self) -> kafka_start.Begun:
+        since = self._ledger.beginnings(self._group)
+        return kafka_start.look(self._settings, sorted(self._missing), self._start, since)
+
     def _found(self, begun: kafka_start.Begun) -> None:
+        """Write down in the ledger what has begun. Offsets come first: without them the place would be another."""
+        self._ledger.begin_topics(self._group, begun.since)
         for (topic, partition), offset in begun.offsets.items():
             log.info("the group begins", topic=topic, partition=partition, offset=offset)
         self._missing -= set(begun.topics)
@@ -199,7 +207,7 @@ def run(settings: Settings, start: kafka_start.Start | None, ending: threading.E
             parts.ledger.migrate()
         # Before the first chain is published: what a broker that has lost its memory had is sent before it.
         _until_done(lambda: Sweeper(parts).remember(), health, ending)
-        missing = MissingTopics(settings, start, health)
+        missing = MissingTopics(parts, start, health)
         begun = _until_done(missing.begin, health, ending)
         if begun is None:
             return

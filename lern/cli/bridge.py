@@ -23,7 +23,7 @@ Start = Annotated[
     typer.Option(
         "--start",
         metavar="latest|earliest|TIME|group:NAME",
-        help="Where to begin reading where the group has no offsets yet; otherwise without effect.",
+        help="Where to begin when the group reads for the first time; later without effect.",
         show_default=False,
     ),
 ]

@@ -7,6 +7,7 @@ rejected the call for something that may go right the next time, `SchemaMissing`
 """
 
 from lern.ledger.audit import Act
+from lern.ledger.beginnings import Beginnings
 from lern.ledger.concern import Concern, Concerned
 from lern.ledger.database import Database
 from lern.ledger.dead_letters import DeadLetters
@@ -85,6 +86,7 @@ class Ledger(
     Journal,
     Outbox,
     DeadLetters,
+    Beginnings,
     MergedAccounts,
     Concern,
     Sweeping,

@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The revision that this code was written for."""
 
 Number: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -202,3 +202,11 @@ audit: Final = sa.Table(
 )
 sa.Index("audit_by_run", audit.c.run_id, audit.c.id)
 _partly("audit_by_dead", audit.c.dead_id, audit.c.id, where="dead_id IS NOT NULL")
+
+beginnings: Final = sa.Table(
+    "beginnings",
+    metadata,
+    sa.Column("consumer_group", sa.Text, primary_key=True),
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("since", sa.BigInteger, nullable=False),
+)

@@ -332,34 +332,22 @@ def test_the_bridge_waits_for_the_first_of_its_topics(kafka: Server, redis_serve
     place.close()
 
 
-def test_a_topic_that_is_made_later_is_read_as_well(
-    kafka: Server, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("start", ["latest", None])
+def test_a_topic_that_is_made_later_is_read_from_its_first_message(
+    kafka: Server, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str | None
 ) -> None:
-    monkeypatch.setattr(kafka_bridge, "LOOK_FOR_TOPICS", 0.2)
+    """It was said where to begin when the group began; that does not mean this one's messages."""
     place = surroundings(kafka.address, redis_server.url, tmp_path, without=["user_account_merge"])
     place.create_topics(place.settings.topic("user_ownership_transfer"))
-    with place.bridge(start="earliest") as bridge:
+    with place.bridge(start) as bridge:
         bridge.until_ready()
         events = merges(4)
         place.create_topics(place.topic)
         place.produce(events)
-        until(place.all_committed, "everything is taken in")
+        monkeypatch.setattr(kafka_bridge, "LOOK_FOR_TOPICS", 0.2)
+        until(lambda: len(place.runs()) == 4, "everything is taken in")
+        until(place.all_committed, "the offsets are committed")
     assert place.runs() == runs_of(events)
-    place.close()
-
-
-def test_a_new_topic_with_messages_is_not_read_before_somebody_says_where_to_begin(
-    kafka: Server, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = surroundings(kafka.address, redis_server.url, tmp_path, without=["user_account_merge"])
-    place.create_topics(place.settings.topic("user_ownership_transfer"))
-    with place.bridge(start=None) as bridge:
-        bridge.until_ready()
-        place.create_topics(place.topic)
-        place.produce(merges(4))
-        monkeypatch.setattr(kafka_bridge, "LOOK_FOR_TOPICS", 0.0)
-        assert "say where to begin" in bridge.until_hindered("start")
-    assert not place.runs()
     place.close()
 
 

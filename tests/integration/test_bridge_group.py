@@ -1,19 +1,31 @@
 """Bridges as a group: where it begins, how partitions move, and whose offsets count."""
 
+import functools
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from lern import kafka_start
 from lern.errors import Refused
 from lern.health import Health
+from tasks.step import now_ms
 from tests.bridges import Surroundings, merges, run_of, surroundings, until
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 from workflows.intake import Message
 from workflows.partitions import Partitions
+
+
+@pytest.fixture(autouse=True)
+def _no_long_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_start, "WATCHED", 0.1)
 
 
 @pytest.fixture
@@ -108,6 +120,89 @@ def test_a_group_that_never_read_the_topic_cannot_be_taken_over(place: Surroundi
         bridge.join()
     assert isinstance(bridge.error, Refused)
     assert f"no offsets for topic {place.topic} there" in str(bridge.error)
+
+
+def test_where_no_group_has_read_a_topic_it_begins_at_the_end_that_is_said(place: Surroundings) -> None:
+    events = merges(4)
+    place.produce(events)
+    with place.bridge(f"group:nobody-{place.settings.env},earliest"):
+        until(place.all_committed, "everything is taken in")
+    assert place.runs() == runs_of(events)
+
+
+def test_it_does_not_take_over_from_a_group_whose_offsets_move(
+    place: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Flink job assigns itself its partitions: it is no member of the group that it commits to."""
+    place.produce(merges(4))
+    group = "flink-" + place.settings.env
+    over = threading.Event()
+
+    def commit_on_and_on() -> None:
+        with closing(Consumer({"bootstrap.servers": place.settings.kafka_bootstrap, "group.id": group})) as job:
+            for offset in itertools.count():
+                job.commit(offsets=[TopicPartition(place.topic, 0, offset)], asynchronous=False)
+                if over.wait(0.02):
+                    return
+
+    job = threading.Thread(target=commit_on_and_on)
+    job.start()
+    try:
+        until(lambda: place.committed(group)[0] > 0, "the job is at work")
+        monkeypatch.setattr(kafka_start, "WATCHED", 1.0)
+        with place.bridge("group:" + group) as bridge:
+            bridge.join()
+    finally:
+        over.set()
+        job.join()
+    assert isinstance(bridge.error, Refused)
+    assert f"its offsets for topic {place.topic} move; stop that job first" in str(bridge.error)
+    assert not place.runs()
+
+
+def test_when_kafka_has_forgotten_the_offsets_nothing_is_skipped(place: Surroundings) -> None:
+    """Whatever `--start` says still: it was said for the first time, which this is not."""
+    place.produce(merges(2))
+    first, later = merges(4), merges(4)
+    with place.bridge("latest") as bridge:
+        bridge.until_ready()
+        place.produce(first)
+        until(place.all_committed, "the first are taken in")
+    group = place.settings.kafka_group_or_default
+    admin = AdminClient({"bootstrap.servers": str(place.settings.kafka_bootstrap)})
+    admin.delete_consumer_groups([group])[group].result()
+    place.produce(later)
+    with place.bridge("latest"):
+        until(lambda: len(place.runs()) == 8, "the others are taken in")
+        until(place.all_committed, "the offsets are committed")
+    # Nor is anything done that was not ours when the group began.
+    assert place.runs() == runs_of(first + later)
+
+
+def test_a_group_that_has_begun_before_the_ledger_knew_of_it_goes_on(place: Surroundings) -> None:
+    done, left = merges(4), merges(4)
+    place.produce(done)
+    kafka_start.commit(place.settings, {(place.topic, 0): 2, (place.topic, 1): 2})
+    place.produce(left)
+    with place.bridge(start=None):
+        until(place.all_committed, "everything is taken in")
+    assert place.runs() == runs_of(left)
+    assert place.ledger.beginnings(place.settings.kafka_group_or_default) == {place.topic: 0}
+
+
+def test_of_a_topic_that_comes_later_it_reads_what_is_not_older_than_its_own_beginning(place: Surroundings) -> None:
+    """A broker that has just started may not know of a topic yet that has been there for long."""
+    # Not so long ago that the broker would delete them.
+    moment = now_ms() - 3_600_000
+    place.produce(merges(4), timestamp=moment - 1)
+    place.produce(merges(2), timestamp=moment)
+    look = functools.partial(kafka_start.look, place.settings, [place.topic], None)
+    begun = look({"another topic": moment})
+    assert begun.offsets == {(place.topic, 0): 2, (place.topic, 1): 2}
+    assert begun.since == {place.topic: moment}
+    assert look({"another topic": 0}).offsets == {(place.topic, 0): 0, (place.topic, 1): 0}
+    with pytest.raises(Refused):
+        look({})
 
 
 def test_several_bridges_share_the_work(place: Surroundings) -> None:
