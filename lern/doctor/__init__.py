@@ -19,12 +19,10 @@ from urllib.parse import urlsplit
 
 import redis
 
-from lern.doctor import cassandra, kafka, search
+from lern.doctor import cassandra, kafka, ledger, search
 from lern.doctor.finding import PATIENCE, Finding, Level
 from lern.doctor.finding import clock as clock_of
 from lern.errors import Damaged, LernError, SchemaMissing
-from lern.ledger import Ledger
-from lern.ledger.schema import HEAD
 from lern.settings import Settings
 from lern.store import open_store
 from lern.urls import redacted, redis_place, scheme
@@ -46,7 +44,7 @@ def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
     yield versions()
     yield from directory(settings.data_dir)
     yield from drivers(settings)
-    yield ledger(settings)
+    yield from ledger.examine(settings)
     if scheme(settings.store_url_or_default) == "cassandra":
         yield from cassandra.examine(settings)
     else:
@@ -100,25 +98,6 @@ def drivers(settings: Settings) -> Iterator[Finding]:
     for package, extra in wanted:
         if find_spec(package) is None:
             yield Finding("drivers", "problem", f"{package} is not installed", f"install lern[{extra}]")
-
-
-def ledger(settings: Settings) -> Finding:
-    """Check that the ledger answers and is of this version."""
-    url = settings.ledger_url_or_default
-    where = redacted(url)
-    with closing(Ledger(url)) as found:
-        try:
-            version = found.version()
-        except Damaged as error:
-            return Finding("ledger", "problem", str(error), error.advice)
-        except LernError as error:
-            return Finding("ledger", "problem", str(error), "start it, or mend LERN_LEDGER_URL")
-        if version == HEAD:
-            return Finding("ledger", "ok", f"{where}, version {version}")
-    if version is None and settings.ledger_url is None:
-        return Finding("ledger", "ok", f"{where}: is created when it is first used")
-    detail = f"{where}: version {version or 'none'}, this version of Lern needs {HEAD}"
-    return Finding("ledger", "problem", detail, "run: lern migrate")
 
 
 def store(settings: Settings) -> Finding:

@@ -6,6 +6,7 @@ when the database does not answer (or its lock is not free within 30 seconds), `
 rejected the call for something that may go right the next time, `SchemaMissing` before `migrate`.
 """
 
+from lern.ledger.about import About, Server
 from lern.ledger.audit import Act
 from lern.ledger.beginnings import Beginnings
 from lern.ledger.concern import Concern, Concerned
@@ -73,6 +74,7 @@ __all__ = [
     "RunFilter",
     "RunGroup",
     "RunPage",
+    "Server",
     "Stale",
     "Started",
     "Step",
@@ -81,6 +83,7 @@ __all__ = [
 
 class Ledger(
     Migration,
+    About,
     Intake,
     Steps,
     Journal,
