@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.bridges import Surroundings, merges, run_of, surroundings, until
 from tests.servers.postgres import PostgresServer
@@ -46,6 +47,29 @@ def test_an_event_that_comes_again_is_the_same_run(place: Surroundings) -> None:
     with place.bridge():
         until(lambda: place.committed() == {0: 2, 1: 2}, "four messages are through")
     assert place.runs() == {run_of(event)}
+
+
+def test_what_its_producer_took_back_never_happened(place: Surroundings) -> None:
+    producer = Producer(
+        {
+            "bootstrap.servers": str(place.settings.kafka_bootstrap),
+            "transactional.id": place.settings.env,
+            "log_level": 0,
+        }
+    )
+    producer.init_transactions(30)
+    taken_back, good = merges(3), merges(3)
+    for values, end in ((taken_back, producer.abort_transaction), (good, producer.commit_transaction)):
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(place.topic, value, partition=0)
+        producer.flush(30)
+        end(30)
+    with place.bridge():
+        # They lie behind the others, so whoever has read them has read past those.
+        until(lambda: runs_of(good) <= place.runs(), "what was not taken back is taken in")
+    assert place.runs() == runs_of(good)
+    assert not place.dead()
 
 
 def test_a_run_that_has_ended_is_not_sent_again(place: Surroundings) -> None:

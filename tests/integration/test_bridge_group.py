@@ -15,10 +15,12 @@ from confluent_kafka.admin import AdminClient
 from lern import kafka_start
 from lern.errors import Refused
 from lern.health import Health
+from lern.kafka import consumer_settings
 from tasks.step import now_ms
 from tests.bridges import Surroundings, merges, run_of, surroundings, until
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
+from workflows import partitions
 from workflows.intake import Message
 from workflows.partitions import Partitions
 
@@ -268,6 +270,26 @@ def test_of_a_batch_in_hand_only_what_is_still_ours_is_committed(place: Surround
             other.partitions.release("test")
             again = other.batch(10)
             assert {message.partition for message in again} == {1 - ours}
+
+
+def test_what_was_lost_while_a_bridge_stood_still_is_the_others_and_not_committed_by_it(
+    place: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.produce(merges(20))
+    slow = {"max.poll.interval.ms": 2_000}
+    monkeypatch.setattr(partitions, "consumer_settings", lambda *given: {**consumer_settings(*given), **slow})
+    with closing(Member(place)) as one:
+        batch = one.batch(20)
+        monkeypatch.undo()
+        # Until the other one has everything, the first does not poll.
+        with closing(Member(place)) as other:
+            other.partitions.commit(other.batch(20))
+            until(lambda: not other.partitions.fetch(1, 0.05) and place.all_committed(), "the other one is through")
+            until(both_polling(one, other, lambda: not one.partitions.still_ours(batch)), "it is told")
+            before = place.committed()
+            one.partitions.commit(batch[:1])
+            one.partitions.keep_polling(0.5)
+            assert place.committed() == before
 
 
 def test_while_held_no_message_comes_and_none_is_lost(place: Surroundings) -> None:
