@@ -4,8 +4,8 @@
 
 `Plan` says what. For each of its points the program makes a copy of the data directory and forks a process, which
 counts its calls and is killed at the point's; then another, which does what happens after such a death: Redis has
-forgotten everything, the event comes again, the sweeper sends what is unfinished. One line of JSON on standard output
-for each point: how everything stood in the end.
+forgotten everything, or the dead's locks have run out, the event comes again, the sweeper sends what is unfinished. One
+line of JSON on standard output for each point: how everything stood in the end.
 
 The process that forks has done the work once itself, undisturbed, and has nothing open.
 """
@@ -28,14 +28,15 @@ from celery.app.trace import trace_task
 
 from lern import log, undo
 from lern.ledger import Ledger
-from lern.locks import Locks
+from lern.locks import PREFIX, Locks
 from lern.services import Services
 from lern.settings import Settings
 from lern.store import open_store
 from lern.store.base import Store
+from tasks import sweeper
 from tasks.app import _Process, app, services
 from tasks.step import now_ms
-from tasks.sweeper import Sweeper
+from tasks.sweeper import EPOCH, Sweeper
 from tests.acceptance.calls import CALLS, count_everything
 from tests.acceptance.place import message, sent_from, tables_of
 from workflows.intake import send, take_in
@@ -48,8 +49,8 @@ class Plan:
     """What is to be done, over a copy of the data directory `template` each time.
 
     `work`: what is cut off, ["merge", source, target, mid] or ["undo", run id]. `between`: work that is carried out
-    after the death, before the other comes again. `points`: the calls to die at.
-    `settings`: environment variables. `runs`: whose results are told.
+    after the death, before the other comes again. `points`: the calls to die at. `redis_forgets`: whether Redis loses
+    everything besides. `settings`: environment variables. `runs`: whose results are told.
     """
 
     template: str
@@ -59,6 +60,7 @@ class Plan:
     runs: Sequence[str]
     between: Sequence[Sequence[str]] = ()
     points: Sequence[int] = ()
+    redis_forgets: bool = True
 
     def write(self, file: Path) -> Path:
         """Save the plan."""
@@ -109,15 +111,31 @@ def work_off() -> None:
 def recover(plan: Plan) -> None:
     """Do what happens after a death, to the end."""
     parts = services()
-    parts.broker.flushdb()
-    # In place of the time that a Redis which has forgotten everything lets pass.
-    parts.locks.vouch()
+    if plan.redis_forgets:
+        parts.broker.flushdb()
+        # In place of the time that a Redis which has forgotten everything lets pass.
+        parts.locks.vouch()
+    else:
+        _let_locks_run_out(parts)
     for work in plan.between:
         _start(work)
         work_off()
     _start(plan.work)
-    Sweeper(parts).remember()
+    sweeping = Sweeper(parts)
+    if plan.redis_forgets:
+        sweeping.remember()
     work_off()
+    # What was in the hands of the dead is recognised when nothing older waits any more.
+    while not plan.redis_forgets and sweeping.sweep():
+        work_off()
+
+
+def _let_locks_run_out(parts: Services) -> None:
+    """Do what the life of a lock does by passing: the dead hold nobody, and what they had taken in hand is overdue."""
+    for user, _ in list(parts.locks.all_held()):
+        parts.broker.delete(PREFIX + user)
+    later = round(parts.settings.lock_ttl * 1000)
+    vars(sweeper)["now_ms"] = lambda: now_ms() + later + 1
 
 
 def end(plan: Plan) -> End:
@@ -244,6 +262,8 @@ class Shard:
         with redis.Redis.from_url(os.environ["LERN_BROKER_URL"]) as client:
             client.flushdb()
             Locks(client, ttl=1.0).vouch()
+            if not self.plan.redis_forgets:
+                client.set(EPOCH, 1)
 
     def _use_services(self) -> None:
         parts = Services(Settings.load())

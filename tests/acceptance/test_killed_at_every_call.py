@@ -54,6 +54,7 @@ class Killing:
     path: Path
     servers: Sequence[RedisServer]
     program: str = "tests.acceptance.dying"
+    redis_forgets: bool = True
 
     def prepare(self, **settings: str) -> Place:
         """Make the data directory; the test fills it and closes it."""
@@ -88,7 +89,16 @@ class Killing:
             programs = []
             for number, (points, server) in enumerate(zip(shards, self.servers, strict=False)):
                 environ = {**place.settings.environ(), "LERN_BROKER_URL": server.url}
-                plan = Plan(str(self.path / "template"), str(self.path), work, environ, runs, between, list(points))
+                plan = Plan(
+                    str(self.path / "template"),
+                    str(self.path),
+                    work,
+                    environ,
+                    runs,
+                    between,
+                    list(points),
+                    redis_forgets=self.redis_forgets,
+                )
                 program = subprocess.Popen(
                     [sys.executable, "-m", self.program, plan.write(self.path / f"plan-{number}.json")],
                     cwd=ROOT,
@@ -124,12 +134,17 @@ def run_of(place: Place, source: str, target: str, mid: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"merge_tables": "current,legacy"}, {"merge_source_rows": "keep", "chunk_rows": "2"}], ids=str
+    ("redis", "settings"),
+    [
+        ("forgets", {"merge_tables": "current,legacy"}),
+        ("remembers", {"merge_enrolments": "ignore"}),
+    ],
 )
-def test_a_merge_ends_as_if_undisturbed(killing: Killing, settings: dict[str, str]) -> None:
-    place = killing.prepare(**settings)
+def test_a_merge_ends_as_if_undisturbed(killing: Killing, redis: str, settings: dict[str, str]) -> None:
+    place = killing.prepare(chunk_rows="2", **settings)
     place.load(two_accounts("from", "to"))
     run = run_of(place, "from", "to", "m")
+    killing.redis_forgets = redis == "forgets"
     ends = killing.everywhere(place, ["merge", "from", "to", "m"], [run])
 
     assert ends.undisturbed["runs"][run]["state"] == "succeeded"
@@ -171,7 +186,7 @@ def test_another_merge_into_the_same_account_comes_before_the_killed_one_is_trie
 
     Rows would be lost, or, where the source's rows stay, be counted twice.
     """
-    place = killing.prepare(merge_source_rows="keep")
+    place = killing.prepare(merge_source_rows="keep", chunk_rows="2")
     for user in ("first", "second", "to"):
         place.load(account(user, ["course-1", user]))
     first, second = run_of(place, "first", "to", "m1"), run_of(place, "second", "to", "m2")
