@@ -79,6 +79,19 @@ class TestMark:
         mark(ledger, one.id)
         assert [found.id for found in ledger.open_chunks(["A", "B"])] == [two.id]
 
+    def test_an_unmarked_chunk_of_another_kind_concerns_nobody(self, ledger: Ledger) -> None:
+        journal(ledger, chunk("A-B", source="A", target="B"))
+        assert ledger.open_chunks(["A"], ["other"]) == []
+        assert ledger.concerned({"A", "B"}, "B", ["other"]).unfinished == frozenset()
+
+    def test_what_other_runs_journalled_later_is_found_by_either_user(self, ledger: Ledger) -> None:
+        journal(ledger, chunk("B-A", source="B", target="A"))
+        first = journal(ledger, chunk("A-B", source="A", target="B"))
+        journal(ledger, chunk("A-B", 2, source="A", target="B"))
+        later = [journal(ledger, chunk(f"{s}-{t}", 2, source=s, target=t)) for s, t in ("AC", "BA", "BC")]
+        assert [found.id for found in ledger.later_chunks(first, "A", ["merge"])] == [one.id for one in later[:2]]
+        assert list(ledger.later_chunks(first, "A", ["other"])) == []
+
     def test_it_says_who_else_is_concerned_and_where_the_target_went(self, ledger: Ledger) -> None:
         enter(ledger, merge("B", "D"))
         journal(ledger, chunk("C-D", source="C", target="D"))
