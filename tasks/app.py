@@ -11,18 +11,23 @@ from billiard import pool
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from kombu.transport import redis
 
 from lern import log as logging
 from lern.errors import Transient, Unreachable
 from lern.services import Services
 from lern.settings import Settings
 from lern.stopping import STOP
+from tasks.channel import Channel
+from tasks.last_resort import LastResort
 from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, new_token, perform
 
 log = structlog.get_logger()
 
+redis.Transport.Channel = Channel
 app = Celery("lern")
 app.config_from_object("celeryconfig")
+app.steps["worker"].add(LastResort)
 
 LEDGER_PAUSE: Final = 1.0
 FAREWELL: Final = 2.0

@@ -1,11 +1,16 @@
 """What Redis and the workers go through while runs wait: restarts, loss of memory, one busy user, SIGTERM."""
 
+import os
+import re
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import redis
 
+from lern.cli.children import Child, environ
 from lern.embedded import EmbeddedRedis
 from lern.errors import LockLost
 from lern.locks import PREFIX, Held
@@ -17,7 +22,7 @@ from tasks.sweeper import Sweeper
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.test_killed_workers import PAIRS, enter_all, lost, merged_undisturbed, rows_of_pairs
-from tests.acceptance.workers import Workers
+from tests.acceptance.workers import PATIENCE, Workers
 from tests.accounts import RELATIONS, content
 from tests.workers import until
 
@@ -40,8 +45,16 @@ def states(place: Place) -> dict[str, int]:
 
 def restart(place: Place) -> None:
     """End the private Redis and start it again, as its next user would."""
+    end_redis(place)
+    start_redis(place)
+
+
+def end_redis(place: Place) -> None:
     with redis.Redis.from_url(place.services.broker_url) as client:
         client.shutdown()
+
+
+def start_redis(place: Place) -> None:
     again = EmbeddedRedis(place.settings.data_dir)
     assert again.join() == place.services.broker_url
     again.leave()
@@ -60,6 +73,70 @@ def test_redis_is_restarted_in_the_middle(workers: Workers, make_place: MakePlac
     reference = merged_undisturbed(make_place, RELATIONS)
     assert place.tables() == reference.tables()
     assert place.sent() == reference.sent()
+
+
+def listens(place: Place) -> bool:
+    """Whether a worker waits for a message."""
+    return any(client["cmd"] == "brpop" for client in place.services.broker.client_list())
+
+
+def test_redis_dies_while_a_worker_has_a_message_and_waits_for_another(workers: Workers) -> None:
+    """It hears of it first where commands for workers come, so that what it waits for is still under way."""
+    place = workers.place
+    place.load(content(user, "course-1", "b", "c", viewcount=1) for user in ("from", "to"))
+    worker = workers.start()
+    workers.until(lambda: len(worker.children) == 2, "the worker has children")
+    with place.standstill():
+        run_id = place.enter("from", "to")
+        workers.until(place.services.ledger.running, "a step has begun")
+        workers.until(lambda: listens(place), "the worker waits for another message")
+        worker.signal(signal.SIGSTOP)
+        place.services.broker.client_kill_filter(_type="pubsub")
+        end_redis(place)
+        worker.signal(signal.SIGCONT)
+        workers.until(lambda: re.search("Cannot connect|Unrecoverable", worker.text), "the worker has noticed")
+        assert "Unrecoverable" not in worker.text
+        start_redis(place)
+    assert [run.state for run in workers.until_ended([run_id])] == ["succeeded"]
+    assert worker.exit_code is None
+
+
+# A worker whose children hear nothing any more when it fails.
+FAILS = """
+import os, signal
+from billiard import active_children
+from celery.bootsteps import StartStopStep
+from tasks import last_resort
+from tasks.app import app
+
+class Fails(StartStopStep):
+    requires = ("celery.worker.consumer:Tasks",)
+
+    def start(self, consumer):
+        for child in active_children():
+            os.kill(child.pid, signal.SIGSTOP)
+        raise RuntimeError("nobody has thought of this")
+
+last_resort.PATIENCE = 0.1
+app.steps["consumer"].add(Fails)
+app.worker_main(["worker", "--concurrency=1", "--without-mingle", "--without-gossip"])
+"""
+
+
+def test_a_worker_that_has_failed_ends_whatever_it_waits_for(place: Place) -> None:
+    with Child([sys.executable, "-c", FAILS], environ(place.settings)) as worker:
+        assert worker.wait(PATIENCE) == 1
+        # Its children too: the group has nobody left.
+        until(lambda: not lives(worker.pid))
+
+
+def lives(group: int) -> bool:
+    """Whether a process group has anybody in it."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_redis_is_emptied_in_the_middle(workers: Workers, make_place: MakePlace) -> None:

@@ -32,6 +32,11 @@ class Worker(Child):
             super().__init__(command, environ(place.settings), output, (name.descriptor,))
 
     @property
+    def text(self) -> str:
+        """What they have printed."""
+        return self.log.read_text(errors="replace")
+
+    @property
     def children(self) -> list[int]:
         """The processes that carry out steps."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
@@ -96,7 +101,7 @@ class Workers:
 
     def logs(self) -> str:
         """The end of every worker's log."""
-        return "\n".join(f"{w.log}\n{w.log.read_text(errors='replace')[-3000:]}" for w in self._started)
+        return "\n".join(f"{w.log}\n{w.text[-3000:]}" for w in self._started)
 
 
 @contextmanager
