@@ -14,13 +14,14 @@ from typing import Any, Final, Self
 
 from lern.chunks import Carried, Chunk, Contributed, Json
 from lern.chunks.merge import MergeChunk, identity_of
+from lern.chunks.ownership import OwnershipChunk
 from lern.chunks.sync import SyncChunk
 from lern.ledger import Ledger
 from lern.rules.merge import COUNTERS, RULES, difference, reunite
 from lern.rules.rule import same, targets
 from lern.store import rows as lines
 from lern.store.base import Change, Store
-from lern.store.tables import TABLES, Key, Row, Table
+from lern.store.tables import COURSE_BATCH, TABLES, Key, Row, Table
 
 KIND: Final = "undo"
 
@@ -77,6 +78,8 @@ class UndoChunk:
             return cls(tuple(_merge_items(chunk)), _merge_contributions(chunk))
         if isinstance(chunk, SyncChunk):
             return cls(tuple(_sync_items(chunk)), {})
+        if isinstance(chunk, OwnershipChunk):
+            return cls(tuple(_ownership_items(chunk)), {})
         raise TypeError(f"a chunk of {type(chunk).__name__} cannot be undone")
 
     def beside(self, store: Store, ledger: Ledger) -> Self:
@@ -344,6 +347,12 @@ def _sync_items(chunk: SyncChunk) -> Iterator[Item]:
     for item in chunk.items:
         for (name, key), wanted in item.wanted.items():
             yield Item(TABLES[name], key, wanted, item.before.get((name, key)))
+
+
+def _ownership_items(chunk: OwnershipChunk) -> Iterator[Item]:
+    for entry in chunk.entries:
+        if entry.before is not None:
+            yield Item(COURSE_BATCH, entry.key, chunk.after(entry.before), entry.before)
 
 
 def _item(name: str, key: list[str], after: Any, before: Any, found: Any = None, given: Json | None = None) -> Item:
