@@ -50,7 +50,7 @@ lint: $(INSTALLED)
 
 # In two processes, each with servers of its own: the tests wait more than they compute, and two sets of servers fit 8 GB.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # The other supported versions: minutes more, and as much again to download.
 versions: $(INSTALLED)

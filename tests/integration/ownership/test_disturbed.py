@@ -9,7 +9,6 @@ from elasticsearch import ConnectionError as NoConnectionError
 
 import tasks.undo  # noqa: F401 - the step that an undo consists of
 from lern import undo
-from lern.errors import Transient
 from lern.ownership import Follower
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.store.tables import COURSE_BATCH, Row
@@ -425,34 +424,3 @@ def test_an_index_that_goes_between_the_steps_fails_the_run_and_a_retry_mends_it
     world.services.ledger.retry(run_id, now_ms(), "admin")
     assert world.place.carry_out(run_id).state == "succeeded"
     world.agree([batch(1)])
-
-
-def test_a_search_that_lost_a_shard_on_the_way_is_no_answer(
-    server_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the other shards give would look like all there is."""
-    world = server_world
-    world.load([batch(number) for number in range(20)])
-    server = client(world)
-    search = server.search
-
-    def lose(**options: Any) -> Any:
-        """Give up the primary copy of every shard but the first, and have nothing put in its place."""
-        monkeypatch.setattr(server, "search", search)
-        allocate("none")
-        [node] = server.nodes.info()["nodes"]
-        shards = [{"index": INDEX, "shard": number, "node": node, "allow_primary": True} for number in range(1, 5)]
-        server.cluster.reroute(commands=[{"cancel": shard} for shard in shards])
-        return search(**options)
-
-    def allocate(what: str | None) -> None:
-        server.cluster.put_settings(transient={"cluster.routing.allocation.enable": what})
-
-    monkeypatch.setattr(server, "search", lose)
-    try:
-        with pytest.raises(Transient):
-            list(world.search.owned_by(SOURCE))
-    finally:
-        allocate(None)
-        server.cluster.health(index=INDEX, wait_for_status="yellow")
-    assert len(list(world.search.owned_by(SOURCE))) == 20
