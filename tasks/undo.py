@@ -17,9 +17,11 @@ def undo(work: Work) -> Result:
     original = work.run.undo_of
     if original is None:
         raise Refused("this run does not say which run it undoes")
-    batches: dict[str, int] = {}
-    if ledger.to_be_undone(original):
-        batches = take_back(work, original)
+    is_to_be_done = ledger.to_be_undone(original)
+    # Died after it had said that the run is undone: what it took back is looked at once more, and told again.
+    is_ours = is_to_be_done or ledger.next_number(work.run.id, STEP) > 1
+    batches = take_back(work, original) if is_ours else {}
+    if is_to_be_done:
         # A chunk of an undo has the number of the chunk that it undoes: whoever comes second finds it there.
         journalled = {chunk.number for chunk in ledger.chunks(work.run.id)}
         for saved in ledger.chunks(original, newest_first=True):
