@@ -1,6 +1,7 @@
 """`python -m lern.flower [Flower's options]`: the process behind `lern flower`.
 
-Options come from the command line, else from FLOWER_* variables, else from LERN_FLOWER_*.
+Options come from the command line, else from Flower's configuration file, else from FLOWER_* variables, else from
+LERN_FLOWER_* and from here.
 """
 
 import os
@@ -27,11 +28,15 @@ log = structlog.get_logger()
 FAILED: Final = 1
 # For what will be as wrong the next time. A ledger that is away is not: the pages say so until it is back.
 WRONG: Final = 2
+# What Flower keeps in memory of tasks, at some 7 kB each; left to itself it keeps 100,000. Nobody misses an older one:
+# the ledger knows every run, and the page of a task that Flower has let go leads there.
+RECENT_TASKS: Final = 5_000
 
 
 def application(settings: Settings, arguments: Sequence[str] = ()) -> Application:
     """Make the application from settings, Flower's variables and its options. Raises `SettingsError`."""
     options.port, options.address = settings.flower_port, settings.flower_address
+    options.max_tasks = RECENT_TASKS
     command.apply_env_options()
     _check(arguments)
     command.apply_options("lern flower", list(arguments))

@@ -34,7 +34,7 @@ class StepOfRun:
 
 
 class TaskPage(Page):
-    """A task. Flower remembers tasks since its start only; the ledger knows the runs of all."""
+    """A task. Flower remembers the newest since its start only; the ledger knows the runs of all."""
 
     tab = "tasks"
 
@@ -49,7 +49,8 @@ class TaskPage(Page):
                 self.render("404.html", message=f"Unknown task '{task_id}'")
                 return
             self.say(
-                f"Flower does not remember task {task_id}: it knows those since its start. This is its run.", "info"
+                f"Flower does not remember task {task_id}: it keeps only the newest since its start. This is its run.",
+                "info",
             )
             self.go("run", step.run.id)
             return

@@ -20,6 +20,18 @@ from tests.servers.redis import RedisServer
 from tests.workers import PATIENCE, Process, until
 
 TOKEN = "a-token-for-scripts-of-this-test"
+# Says how many tasks Flower remembers of 6,000 that it heard of, and whether the last is among them.
+HEARD = """
+import sys
+from lern.flower.__main__ import application
+from lern.settings import Settings
+
+state = application(Settings.load(), sys.argv[1:]).events.state
+for number in range(6_000):
+    event = {"type": "task-received", "hostname": "worker", "uuid": str(number), "name": "merge.content"}
+    state.event({**event, "timestamp": number, "local_received": number, "clock": number})
+print(len(state.tasks), "5999" in state.tasks)
+"""
 
 
 @pytest.fixture
@@ -91,6 +103,28 @@ def test_what_would_be_open_or_without_effect_does_not_start(
     assert done.returncode == 2
     assert said in done.stderr
     assert _processes_in(settings.data_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "kept"),
+    [
+        ({}, (), 5_000),
+        ({"FLOWER_MAX_TASKS": "7"}, (), 7),
+        ({"FLOWER_MAX_TASKS": "7"}, ("--conf={}",), 8),
+        ({"FLOWER_MAX_TASKS": "7"}, ("--conf={}", "--max_tasks=9"), 9),
+    ],
+    ids=["by itself", "variable", "file", "option"],
+)
+def test_flower_keeps_the_newest_tasks_as_many_as_it_is_told(
+    settings: Settings, tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], kept: int
+) -> None:
+    file = tmp_path / "flowerconfig.py"
+    file.write_text("max_tasks = 8\n")
+    words = [sys.executable, "-c", HEARD, *(option.format(file) for option in options)]
+    # Nothing is asked of this Redis: Flower is made, and not started.
+    told = {**environ(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})), **variables}
+    done = subprocess.run(words, cwd=ROOT, env=told, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str(kept), "True"]
 
 
 def _answers(url: str) -> bool:
