@@ -1,6 +1,7 @@
 """`lern flower`: Flower, with the ledger's pages."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,18 @@ def flower(
         int | None, typer.Option("--port", "-p", min=1, max=65_535, help="LERN_FLOWER_PORT otherwise.")
     ] = None,
     address: Annotated[str | None, typer.Option("--address", help="LERN_FLOWER_ADDRESS otherwise.")] = None,
+    # Flower works elsewhere than where this is typed, and would read its own file there, or none.
+    conf: Annotated[
+        Path | None,
+        typer.Option(
+            "--conf",
+            envvar="FLOWER_CONF",
+            exists=True,
+            dir_okay=False,
+            resolve_path=True,
+            help="A file of Flower's options, in Python.",
+        ),
+    ] = None,
 ) -> None:
     """Start Flower, with the pages of runs, failed runs and dead letters, until Ctrl-C or SIGTERM.
 
@@ -36,7 +49,7 @@ def flower(
     prepare(settings)
     given = {"flower_port": port, "flower_address": address}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    options = command(*context.args)
+    options = command(*([] if conf is None else [f"--conf={conf}"]), *context.args)
     if not settings.embedded_redis:
         replace_with(options, environ(settings))
     with (

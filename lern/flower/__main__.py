@@ -39,7 +39,10 @@ def application(settings: Settings, arguments: Sequence[str] = ()) -> Applicatio
     options.max_tasks = RECENT_TASKS
     command.apply_env_options()
     _check(arguments)
-    command.apply_options("lern flower", list(arguments))
+    try:
+        command.apply_options("lern flower", list(arguments))
+    except FileNotFoundError as error:
+        raise SettingsError(f"FLOWER_CONF={options.conf}: there is no {error.filename}") from error
     access = Access.of(options, settings.flower_readonly_users, settings.flower_api_token)
     command.extract_settings()
     command.setup_logging()

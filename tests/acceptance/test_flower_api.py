@@ -231,6 +231,7 @@ def test_under_a_prefix_every_link_has_it(place: Place) -> None:
     [
         ({"LERN_FLOWER_ADDRESS": "0.0.0.0"}, "FLOWER_BASIC_AUTH"),  # noqa: S104 - that it is refused is tested
         ({"FLOWER_UNIX_SOCKET": "flower.sock"}, "FLOWER_BASIC_AUTH"),
+        ({"FLOWER_CONF": "nowhere.py"}, "nowhere.py"),
         ({"LERN_FLOWER_READONLY_USERS": "ravi"}, "nobody has a name"),
         ({"LERN_FLOWER_READONLY_USERS": "rvai", "FLOWER_BASIC_AUTH": "ravi:x"}, "rvai is not a user"),
     ],

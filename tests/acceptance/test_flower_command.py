@@ -91,14 +91,18 @@ def test_a_ledger_that_is_away_does_not_keep_flower_from_its_work(
     [
         (("--address", "0.0.0.0"), "FLOWER_BASIC_AUTH"),  # noqa: S104 - that it is refused is tested
         (("--basic_auht=asha:secret",), "no option of Flower's"),
+        # Where the command was typed, there is this file and not that.
+        (("--conf=open.py",), "FLOWER_BASIC_AUTH"),
+        (("--conf=nowhere.py",), "nowhere.py"),
     ],
 )
 def test_what_would_be_open_or_without_effect_does_not_start(
-    settings: Settings, arguments: tuple[str, ...], said: str
+    settings: Settings, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    (tmp_path / "open.py").write_text("address = '0.0.0.0'\n")
     words = [sys.executable, "-m", "lern.cli", "flower", *arguments]
     done = subprocess.run(
-        words, cwd=ROOT, env=environ(settings), capture_output=True, text=True, timeout=60, check=False
+        words, cwd=tmp_path, env=environ(settings), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert said in done.stderr
