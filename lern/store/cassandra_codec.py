@@ -1,8 +1,7 @@
 """Rows as Cassandra's protocol carries them: bytes, one value a cell.
 
 Out: by our own encoders, because the driver's cost more than the server's part of a write, and take a bool for an int.
-In: by the driver, except that timestamps stay numbers (the driver makes datetimes, which lose what their range and
-precision cannot hold) and maps stay bytes until here (the driver makes a mapping that serialises its keys to find one).
+In: by the driver, except for what `lern.store.cassandra_protocol` has it leave to us.
 """
 
 import struct
@@ -11,8 +10,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from cassandra.cqltypes import BytesType, DateType, LongType, MapType
-from cassandra.protocol import ProtocolHandler, ResultMessage
 from cassandra.query import UNSET_VALUE
 
 from lern.errors import BadRow
@@ -302,21 +299,4 @@ def _decoder(kind: Kind, fields: Sequence[str]) -> Decode | None:
     return _questions(fields) if kind is Kind.QUESTIONS else _DECODERS.get(kind)
 
 
-def _read_type(results: Any, file: Any, user_types: Any) -> Any:
-    # The driver's own, bound to this class: it comes back here for the types within types.
-    kind = ResultMessage.read_type.__func__(results, file, user_types)
-    if issubclass(kind, MapType):
-        return BytesType
-    return LongType if issubclass(kind, DateType) else kind
-
-
-def _protocol() -> type:
-    """Give the driver's protocol (in C where that is installed) with results that leave times and maps to us."""
-    base = ProtocolHandler.message_types_by_opcode[ResultMessage.opcode]
-    results = type("Results", (base,), {"read_type": classmethod(_read_type)})
-    messages = {**ProtocolHandler.message_types_by_opcode, ResultMessage.opcode: results}
-    return type("Protocol", (ProtocolHandler,), {"message_types_by_opcode": messages})
-
-
-PROTOCOL: Final = _protocol()
 UNSET: Final = UNSET_VALUE

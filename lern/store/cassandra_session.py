@@ -33,9 +33,10 @@ from cassandra.protocol import ErrorMessage, SyntaxException
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
 from lern.errors import LernError, Refused, Transient, Unreachable
-from lern.store.cassandra_codec import PROTOCOL, Cell, Codec
+from lern.store.cassandra_codec import Cell, Codec
 from lern.store.cassandra_layout import find
 from lern.store.cassandra_place import Place
+from lern.store.cassandra_protocol import Protocol
 from lern.store.cassandra_statements import Statements
 from lern.store.tables import Key, Table
 
@@ -162,7 +163,7 @@ class Connected:
         except BaseException:
             self.cluster.shutdown()
             raise
-        self.session.client_protocol_handler = PROTOCOL
+        self.session.client_protocol_handler = Protocol
         self.session.default_fetch_size = PAGE
 
     @property
@@ -210,7 +211,8 @@ class Connected:
     def read(self, statement: BoundStatement) -> Any:
         """Run one read. Gives the driver's result."""
         with translated(writing=False):
-            return self.session.execute(statement)
+            future = self.session.execute_async(statement)
+        return _result_of(future, writing=False)
 
     def reads(self, requests: Iterable[Request]) -> Iterator[Any]:
         """Run reads side by side, the first of which are on their way when this returns.
@@ -270,9 +272,7 @@ class Connected:
                         yield None
                     future, done = waiting.popleft()
                     size -= done
-                    with translated(writing=writing):
-                        result = future.result()
-                    yield result
+                    yield _result_of(future, writing=writing)
                 guard()
                 with translated(writing=writing):
                     waiting.append(
@@ -283,14 +283,21 @@ class Connected:
                 yield None
             while waiting:
                 future, _ = waiting.popleft()
-                with translated(writing=writing):
-                    result = future.result()
-                yield result
+                yield _result_of(future, writing=writing)
         finally:
             # Nobody is to be told that we have failed while writes of ours are still on their way.
             for future, _ in waiting:
                 with suppress(Exception):
                     future.result()
+
+
+def _result_of(future: Any, *, writing: bool) -> Any:
+    """Wait for the answer to what was sent."""
+    with translated(writing=writing):
+        result = future.result()
+    # The two hold each other, and a page of rows with them, which would stay until Python's collector comes.
+    future._timer = None  # noqa: SLF001 - the driver has no other way
+    return result
 
 
 def batch(statements: Collection[BoundStatement]) -> BoundStatement | BatchStatement:

@@ -5,6 +5,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,13 @@ import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Cluster, Session
 from cassandra.policies import FallthroughRetryPolicy, RetryPolicy, TokenAwarePolicy
+from cassandra.protocol import ResultMessage
 
 import lern.store.cassandra
 from lern.errors import ClockAhead, Refused, TooEarly, Unreachable, Unsettled
 from lern.store.base import Change
 from lern.store.cassandra import CassandraStore
+from lern.store.cassandra_protocol import Protocol
 from lern.store.tables import (
     ASSESSMENT_AGGREGATOR,
     COURSE_BATCH,
@@ -230,6 +233,28 @@ def test_rows_that_a_settlement_deletes_are_one_tombstone_too(
         unit.settle(USER_CONTENT_CONSUMPTION, keys, lambda now: [Change(k, delete=True) for k in keys if k in now])
     assert contents(store) == [content(250)]
     assert tombstones(cassandra_session, "SELECT * FROM user_content_consumption WHERE userid = 'u'") <= 4
+
+
+def test_results_come_without_a_description_of_their_columns(
+    store: CassandraStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which for a learner of a few rows is more than the rows."""
+    result = Protocol.message_types_by_opcode[ResultMessage.opcode]
+    described: list[Any] = []
+
+    def read(self: Any, file: Any, user_types: Any) -> None:
+        original(self, file, user_types)
+        described.append(self.column_metadata)
+
+    original = result.recv_results_metadata
+    monkeypatch.setattr(result, "recv_results_metadata", read)
+    row: Row = {"user_id": "u", "course_id": "c", "batch_id": "b", "content_id": "d", "attempt_id": "a"}
+    row["question"] = [{"id": "q", "max_score": 1.5, "params": [{"1": "x"}], "duration": Decimal("0.5")}]
+    row["updated_on"] = 1_700_000_000_123
+    store.insert(ASSESSMENT_AGGREGATOR, [row])
+    assert store.rows(ASSESSMENT_AGGREGATOR, ("u", "c", "b")) == [row]
+    assert store.read(ASSESSMENT_AGGREGATOR, [("u", "c", "b", "d", "a")]) == {("u", "c", "b", "d", "a"): row}
+    assert described == [[], []]
 
 
 def test_a_float_of_64_bits_settles_in_a_column_of_32(store: CassandraStore) -> None:
