@@ -32,7 +32,7 @@ from lern import log
 from lern.services import Services
 from lern.store.cassandra import CassandraStore
 from lern.store.tables import USER_ACTIVITY_AGG, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, Row, Table
-from tasks.app import BODIES
+from tasks.app import BODIES, collect_seldom
 from tasks.step import Done, perform
 from tests.servers.cassandra import PERIODIC, Cassandra
 from tests.servers.jars import MissingError
@@ -135,6 +135,8 @@ def _parts() -> Iterator[Services]:
 def measure(parts: Services) -> Iterator[Measured]:
     """Give the sizes, all five steps in this process, without a broker."""
     log.configure(parts.settings)
+    # As in a worker's child.
+    collect_seldom()
     for size in SIZES.values():
         numbers = count()
         _merge(parts, size, [next(numbers) for _ in range(WARM[size.name])])
@@ -207,6 +209,7 @@ def _one(contents: int, url: str) -> Wide:
     size = _wide(contents)
     with embedded(LERN_STORE_URL=url, LERN_LOG_LEVEL="ERROR") as parts:
         log.configure(parts.settings)
+        collect_seldom()
         seconds = _timed(parts, size, [0]) / 1000
         if left := parts.store.rows(USER_CONTENT_CONSUMPTION, (size.source(0),), limit=1):
             raise ValueError(left)
