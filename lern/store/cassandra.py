@@ -15,7 +15,7 @@ from typing import Any, Final
 from lern.errors import Refused, TooEarly, Unsettled
 from lern.store.base import Change, Decide, First, Look, Part, Swap
 from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
-from lern.store.cassandra_codec import SCALARS, as_stored
+from lern.store.cassandra_codec import SCALARS, Codec, as_stored
 from lern.store.cassandra_layout import layout_problems
 from lern.store.cassandra_place import Place
 from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of
@@ -197,7 +197,7 @@ class CassandraUnit:
     ) -> int:
         """Write what `decide` makes of the rows of `keys`, and read them back until nothing is left to write."""
         begun = None if first is None or first.look.at is None else (first.look.at, first.look.rows, first.changes)
-        asked = frozenset(keys)
+        asked = dict.fromkeys(keys)
         written = 0
         changes: dict[Key, Change] = {}
         standing: Mapping[Key, Row]
@@ -213,11 +213,13 @@ class CassandraUnit:
                 now = self._clock.now()
                 # Both take their time at the server; what is to be removed is looked at meanwhile.
                 self._looked = (then, self._look(table, then)) if then and changes else None
-                standing = self._reader.read(table, asked)
+                codec = self._connected.shape(table).codec
+                found = dict(self._reader.raw(self._connected.shape(table), asked))
                 # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them, or that
                 # are still what it had nothing to say to.
-                if changes and _is_as_expected(expected, standing):
+                if changes and _is_as_expected(codec, expected, found):
                     return written
+                standing = {key: codec.row(raw) for key, raw in found.items()}
                 wanted = decide(standing)
             changes = _effective(table, asked, standing, wanted)
             if not changes:
@@ -358,12 +360,11 @@ class _Compared:
         if given is None:
             return None
         width = len(self._codec.order)
-        row = self._codec.row(raw[:width])
-        if not same(row, given):
-            self.changed.append(row)
+        if not self._codec.holds(raw[:width], given):
+            self.changed.append(self._codec.row(raw[:width]))
             return None
         times = raw[width:]
-        if max((time for time in times if time is not None), default=0) >= self.now:
+        if max(filter(None, times), default=0) >= self.now:
             found = ahead(self._table, key, dict(zip(self._columns, times, strict=True)), self.now)
             if found is not None and (self.ahead is None or found.by > self.ahead.by):
                 self.ahead = found
@@ -399,33 +400,35 @@ def outcome(table: Table, standing: Mapping[Key, Row], changes: Mapping[Key, Cha
             result.pop(key, None)
             continue
         row: Row = dict(zip(table.key, key, strict=True)) if current is None else dict(current)
-        if not (change.drop or change.clear or (collections and not collections.isdisjoint(change.put))):
+        if change.drop or change.clear or (collections and not collections.isdisjoint(change.put)):
+            row = _mixed(table, row, change)
+        else:
             row.update(change.put)
-            result[key] = row
-            continue
-        for column in change.drop.keys() | change.clear:
-            dropped = change.drop.get(column, ()) if column not in change.clear else row.get(column, ())
-            row[column] = merged_map(row, column, {}, dropped) if table.columns[column].is_map else None
-        for column, value in change.put.items():
-            row[column] = merged_map(row, column, change.put, ()) if table.columns[column].is_map else value
         for column in _FLOATS.get(table, ()):
             if column in change.put:
                 row[column] = as_stored(Kind.FLOAT, row[column])
-        result[key] = {column: value for column, value in row.items() if value is not None and value not in ([], {})}
+        result[key] = row
     return result
 
 
-def _is_as_expected(expected: Mapping[Key, Row], standing: Mapping[Key, Row]) -> bool:
-    return expected.keys() == standing.keys() and all(
-        row == standing[key] or same(row, standing[key]) for key, row in expected.items()
-    )
+def _mixed(table: Table, row: Row, change: Change) -> Row:
+    """Give what becomes of a row where collections are mixed with what stands, or columns go."""
+    for column in change.drop.keys() | change.clear:
+        dropped = change.drop.get(column, ()) if column not in change.clear else row.get(column, ())
+        row[column] = merged_map(row, column, {}, dropped) if table.columns[column].is_map else None
+    for column, value in change.put.items():
+        row[column] = merged_map(row, column, change.put, ()) if table.columns[column].is_map else value
+    return {column: value for column, value in row.items() if value is not None and value not in ([], {})}
 
 
-# What does not come back as it was written: collections are mixed with what stands, floats have 32 bits.
+def _is_as_expected(codec: Codec, expected: Mapping[Key, Row], found: Mapping[Key, Any]) -> bool:
+    return expected.keys() == found.keys() and all(codec.holds(found[key], row) for key, row in expected.items())
+
+
 _COLLECTIONS: Final = {
-    table: frozenset(c for c, kind in table.columns.items() if kind not in SCALARS or kind is Kind.FLOAT)
-    for table in TABLES.values()
+    table: frozenset(c for c, kind in table.columns.items() if kind not in SCALARS) for table in TABLES.values()
 }
+# What does not come back as it was written: floats have 32 bits.
 _FLOATS: Final = {
     table: tuple(c for c, kind in table.columns.items() if kind is Kind.FLOAT)
     for table in TABLES.values()

@@ -5,15 +5,14 @@ In: by the driver, except for what `lern.store.cassandra_protocol` has it leave 
 """
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from cassandra.query import UNSET_VALUE
-
 from lern.errors import BadRow
 from lern.store.cassandra_layout import Found
+from lern.store.sql_codec import same
 from lern.store.tables import QUESTION, Key, Kind, Row, Table
 
 Encode = Callable[[Any], bytes | None]
@@ -22,14 +21,17 @@ Decode = Callable[[Any], Any]
 # Columns that are one cell.
 SCALARS: Final = frozenset({Kind.TEXT, Kind.INT, Kind.FLOAT, Kind.DOUBLE, Kind.BOOLEAN, Kind.TIMESTAMP})
 
-# One value of a statement: its bytes, None for null, UNSET_VALUE for "leave it alone".
-Cell = Any
+# One value of a statement that the driver sends: its bytes, None for null.
+Cell = bytes | None
 
 _INT: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
 _FLOAT: Final = struct.Struct(">f")
 _DOUBLE: Final = struct.Struct(">d")
-_NULL: Final = _INT.pack(-1)
+
+# A value within a mutation, or within another: how many bytes it has, then these. Null, and "leave it alone".
+NULL: Final = _INT.pack(-1)
+UNSET: Final = _INT.pack(-2)
 _TRUE, _FALSE = b"\x01", b"\x00"
 
 
@@ -40,7 +42,9 @@ class Codec:
     table: Table
     found: Found
     order: tuple[str, ...] = field(init=False)
+    collections: frozenset[str] = field(init=False)
     _encoders: Mapping[str, Encode] = field(init=False)
+    _cells: Mapping[str, Callable[[Any], bytes]] = field(init=False)
     _decoders: Sequence[tuple[str, Decode]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,8 +52,11 @@ class Codec:
         table, found = self.table, self.found
         order = (*table.key, *(c for c in table.values if c in found.columns))
         kinds = {column: table.columns[column] for column in order}
+        encoders = {c: _encoder(kind, found.question) for c, kind in kinds.items()}
         object.__setattr__(self, "order", order)
-        object.__setattr__(self, "_encoders", {c: _encoder(kind, found.question) for c, kind in kinds.items()})
+        object.__setattr__(self, "collections", frozenset(c for c, kind in kinds.items() if kind not in SCALARS))
+        object.__setattr__(self, "_encoders", encoders)
+        object.__setattr__(self, "_cells", {c: _CELLS.get(kinds[c]) or _cell_of(e) for c, e in encoders.items()})
         decoders = {c: _decoder(kind, found.question) for c, kind in kinds.items()}
         object.__setattr__(self, "_decoders", [(c, decode) for c, decode in decoders.items() if decode])
 
@@ -65,23 +72,30 @@ class Codec:
         """Give the primary key of a result row."""
         return tuple(raw[: len(self.table.key)])
 
-    def fill(self, cells: list[Cell], places: Mapping[str, int], values: Row, key: Key) -> None:
-        """Put encoded values into their places of a statement; an empty collection is null. Raises `BadRow`."""
-        encoders = self._encoders
+    def holds(self, raw: Sequence[Any], row: Row) -> bool:
+        """Tell whether a result row, whose columns are `order`, is a row, cell by cell; NaN is the same as NaN."""
+        return tuple(map(row.get, self.order)) == raw or same(self.row(raw), row)
+
+    def fill(self, cells: list[bytes], places: Mapping[str, int], values: Row, key: Key) -> None:
+        """Put values into their places of a mutation; an empty collection is null. Raises `BadRow`."""
+        encoders = self._cells
         column = ""
         try:
             for column, value in values.items():
                 cells[places[column]] = encoders[column](value)
-        except KeyError:
-            raise BadRow(self.table.name, key, column, "the table has no such column") from None
-        except (ValueError, TypeError, OverflowError, struct.error) as error:
-            raise BadRow(self.table.name, key, column, str(error)) from error
+        except (KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+            raise self._bad(key, column, error) from error
 
     def encode(self, column: str, value: Any, key: Key) -> Cell:
-        """Encode one value, None as null. Raises `BadRow`."""
-        cells: list[Cell] = [None]
-        self.fill(cells, {column: 0}, {} if value is None else {column: value}, key)
-        return cells[0]
+        """Encode one value, None and an empty collection as null. Raises `BadRow`."""
+        try:
+            return None if value is None else self._encoders[column](value)
+        except (KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+            raise self._bad(key, column, error) from error
+
+    def _bad(self, key: Key, column: str, error: Exception) -> BadRow:
+        problem = "the table has no such column" if isinstance(error, KeyError) else str(error)
+        return BadRow(self.table.name, key, column, problem)
 
     def decoded(self, column: str, value: Any) -> Any:
         """Read one value of a result row."""
@@ -112,6 +126,17 @@ def long(value: int) -> bytes:
     if type(value) is not int:
         raise _unfit(value, "a number of milliseconds")
     return _LONG.pack(value)
+
+
+def cell(encoded: bytes) -> bytes:
+    """Give a value of a mutation."""
+    return _INT.pack(len(encoded)) + encoded
+
+
+def text_cell(value: str) -> bytes:
+    """Encode text as a value of a mutation. Raises ValueError as `text` does."""
+    encoded = text(value)
+    return _INT.pack(len(encoded)) + encoded
 
 
 def sequence(items: Sequence[bytes]) -> bytes:
@@ -196,7 +221,7 @@ def _question(fields: Sequence[str]) -> Callable[[Any], bytes]:
         parts = []
         for name in fields:
             if value.get(name) is None:
-                parts.append(_NULL)
+                parts.append(NULL)
             else:
                 encoded = _QUESTION_ENCODERS[QUESTION[name]](value[name])
                 parts += (_INT.pack(len(encoded)), encoded)
@@ -205,6 +230,32 @@ def _question(fields: Sequence[str]) -> Callable[[Any], bytes]:
     return encode_question
 
 
+def _number_cell(code: str, types: Collection[type], kind: str) -> Callable[[Any], bytes]:
+    packing = struct.Struct(f">i{code}")
+    pack, size = packing.pack, packing.size - _INT.size
+
+    def encode(value: Any) -> bytes:
+        if type(value) not in types:
+            raise _unfit(value, kind)
+        return pack(size, value)
+
+    return encode
+
+
+def _cell_of(encode: Encode) -> Callable[[Any], bytes]:
+    def encode_cell(value: Any) -> bytes:
+        encoded = encode(value)
+        return NULL if encoded is None else cell(encoded)
+
+    return encode_cell
+
+
+# Made at once, where a row has many of them.
+_CELLS: Final[Mapping[Kind, Callable[[Any], bytes]]] = {
+    Kind.TEXT: text_cell,
+    Kind.INT: _number_cell("i", {int}, "int"),
+    Kind.TIMESTAMP: _number_cell("q", {int}, "a number of milliseconds"),
+}
 _RECORD: Final = _map_of(text)
 _ENCODERS: Final[Mapping[Kind, Callable[[Any], bytes]]] = {
     Kind.TEXT: text,
@@ -297,6 +348,3 @@ _DECODERS: Final[Mapping[Kind, Decode]] = {
 
 def _decoder(kind: Kind, fields: Sequence[str]) -> Decode | None:
     return _questions(fields) if kind is Kind.QUESTIONS else _DECODERS.get(kind)
-
-
-UNSET: Final = UNSET_VALUE

@@ -4,16 +4,20 @@ Timestamps stay numbers (the driver makes datetimes, which lose what their range
 stay bytes (the driver makes a mapping that serialises its keys to find one) until `lern.store.cassandra_codec`.
 """
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, ClassVar, Final
 
 from cassandra.cqltypes import BytesType, DateType, LongType, MapType
-from cassandra.protocol import ExecuteMessage, ProtocolHandler, ResultMessage
+from cassandra.protocol import BatchMessage, ExecuteMessage, ProtocolHandler, ResultMessage
+from cassandra.query import BatchStatement, BatchType
 
 # Of a statement's flags.
 _SKIP_METADATA: Final = 0x02
+_PREPARED: Final = b"\x01"
+_SHORT: Final = struct.Struct(">H")
 
 
 @lru_cache(maxsize=1024)
@@ -60,6 +64,41 @@ class _Execute(ExecuteMessage):  # type: ignore[misc]  # the driver has no types
         file.write(params)
 
 
+class Mutation(BatchStatement):  # type: ignore[misc]  # the driver has no types
+    """Writes on one partition, as bytes: they become one mutation, which has no use for the batch log.
+
+    The driver would put the bytes together one value after the other, which takes longer than making them.
+    `writes`: as `write` begins them, then the cells of each (`lern.store.cassandra_codec`).
+    """
+
+    def __init__(self, keyspace: str, partition: Sequence[bytes], writes: Sequence[bytes]) -> None:
+        """Take the writes."""
+        super().__init__(BatchType.UNLOGGED)
+        self.keyspace = keyspace
+        self.routing_key = partition
+        self._statements_and_parameters = writes
+
+
+def write(query_id: bytes, cells: int) -> bytes:
+    """Give what a write in a mutation begins with: a prepared statement, and how many cells follow."""
+    return _PREPARED + _SHORT.pack(len(query_id)) + query_id + _SHORT.pack(cells)
+
+
+class _Batch(BatchMessage):  # type: ignore[misc]  # the driver has no types
+    """A mutation on its way."""
+
+    queries: Sequence[bytes]
+
+    def send_body(self, file: Any, version: int) -> None:
+        writes, self.queries = self.queries, ()
+        without = BytesIO()
+        super().send_body(without, version)
+        self.queries = writes
+        # The kind of batch (a byte), how many writes, the writes, the rest.
+        around = without.getvalue()
+        file.write(b"".join([around[:1], _SHORT.pack(len(writes)), *writes, around[1 + _SHORT.size :]]))
+
+
 class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no types
     """The driver's protocol (in C where that is installed) with results that leave times and maps to us."""
 
@@ -70,4 +109,6 @@ class Protocol(ProtocolHandler):  # type: ignore[misc]  # the driver has no type
         """Encode what is sent."""
         if type(message) is ExecuteMessage and message.skip_meta:
             message.__class__ = _Execute  # it is the same but for what it asks for
+        elif type(message) is BatchMessage:
+            message.__class__ = _Batch
         return super().encode_message(message, *rest, **more)

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from operator import itemgetter
 from typing import Any, Final
 
 from lern.errors import BadRow, Refused
 from lern.store.base import Part
-from lern.store.cassandra_codec import Cell, Codec, integer, long, sequence, text, tuple_of
+from lern.store.cassandra_codec import Codec, integer, long, sequence, text, tuple_of
 from lern.store.cassandra_session import Connected, Request, Shape, translated
 from lern.store.cassandra_statements import SPREAD
-from lern.store.tables import Key, Row, Table
+from lern.store.tables import Key, Row, Table, picking
 
 # Rows that one query asks for by their keys.
 _KEYS_AT_ONCE: Final = 500
@@ -51,7 +50,7 @@ class Reader:
             return []
         cql = shape.statements.rows(len(where), after=after is not None, limit=limit is not None)
         names = (*table.slice, *table.order)
-        cells: list[Cell] = key_cells(table, names, (*where, *(after or ())))
+        cells: list[bytes] = key_cells(table, names, (*where, *(after or ())))
         if limit is not None:
             cells.append(integer(limit))
         result = self._connected.read(self._connected.bound(cql, cells))
@@ -80,7 +79,8 @@ class Reader:
         The first questions are on their way when this returns.
         """
         table = shape.codec.table
-        wanted = frozenset(keys)
+        # In their order, which is mostly that of the table: they need not be sorted then.
+        wanted = dict.fromkeys(keys)
         if table.name in SPREAD:
             return _wanted(shape, wanted, self._connected.reads(self._spread(shape, wanted, times)))
         ranges, places = self._pieces(shape, wanted)
@@ -197,7 +197,7 @@ class Reader:
 
     def _by_places(self, shape: Shape, piece: Sequence[Key], times: Sequence[str]) -> Request:
         table = shape.codec.table
-        cells: list[Cell] = key_cells(table, table.slice, _slice_of(table)(piece[0]))
+        cells: list[bytes] = key_cells(table, table.slice, _slice_of(table)(piece[0]))
         if table.order:
             cells.append(_places_cell(table, [place_of(table, key) for key in piece]))
         return Request(self._connected.bound(shape.statements.read(times), cells), sum(map(len, cells)))
@@ -240,13 +240,6 @@ def place_of(table: Table, key: Key) -> Key:
     return _place_getter(table)(key)
 
 
-def picking(indices: Sequence[int]) -> Callable[[Key], Key]:
-    """Give a function that picks parts of a primary key."""
-    if len(indices) == 1:
-        return itemgetter(slice(indices[0], indices[0] + 1))
-    return itemgetter(*indices) if indices else lambda _: ()
-
-
 @cache
 def _slice_of(table: Table) -> Callable[[Key], Key]:
     return picking([table.key.index(column) for column in table.slice])
@@ -262,7 +255,7 @@ def _room(piece: Collection[Key]) -> int:
     return 2 * len(piece)
 
 
-def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[Cell]:
+def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[bytes]:
     """Encode parts of a primary key. Raises `BadRow` for what is no text."""
     try:
         return [text(part) for part in parts]
@@ -275,7 +268,7 @@ def key_cells(table: Table, columns: Sequence[str], parts: Key) -> list[Cell]:
         raise
 
 
-def range_cells(table: Table, first: Key, last: Key) -> list[Cell]:
+def range_cells(table: Table, first: Key, last: Key) -> list[bytes]:
     """Encode a range of one slice: the slice, the first place, the last place."""
     places = [key_cells(table, table.order, place_of(table, key)) for key in (first, last)]
     return [*key_cells(table, table.slice, _slice_of(table)(first)), *places[0], *places[1]]

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,13 +30,13 @@ from cassandra.policies import (
 )
 from cassandra.pool import NoConnectionsAvailable
 from cassandra.protocol import ErrorMessage, SyntaxException
-from cassandra.query import BatchStatement, BatchType, BoundStatement
+from cassandra.query import BoundStatement
 
 from lern.errors import LernError, Refused, Transient, Unreachable
 from lern.store.cassandra_codec import Cell, Codec
 from lern.store.cassandra_layout import find
 from lern.store.cassandra_place import Place
-from lern.store.cassandra_protocol import Protocol
+from lern.store.cassandra_protocol import Mutation, Protocol, write
 from lern.store.cassandra_statements import Statements
 from lern.store.tables import Key, Table
 
@@ -59,7 +59,7 @@ _WRITE: Final = "write"
 class Request:
     """A statement to be sent, and about how many bytes it is."""
 
-    statement: BoundStatement | BatchStatement
+    statement: BoundStatement | Mutation
     size: int
 
 
@@ -197,16 +197,23 @@ class Connected:
 
     def bound(self, cql: str, cells: Sequence[Cell]) -> BoundStatement:
         """Give a prepared statement with its encoded values."""
-        template = self._prepared.get(cql)
-        if template is None:
-            with translated(writing=False):
-                template = self._prepared[cql] = BoundStatement(self.session.prepare(cql))
-        # A copy of one that was made properly: a chunk has a thousand of them, and making one takes longer than
-        # encoding its row.
+        template = self._template(cql)
+        # A copy of one that was made properly: making one takes longer than encoding its values.
         statement = BoundStatement.__new__(BoundStatement)
         statement.__dict__.update(template.__dict__)
         statement.values = cells
         return statement
+
+    def beginning(self, cql: str, cells: int) -> bytes:
+        """Give what a prepared write with so many cells begins with in a `Mutation`."""
+        return write(self._template(cql).prepared_statement.query_id, cells)
+
+    def _template(self, cql: str) -> BoundStatement:
+        template = self._prepared.get(cql)
+        if template is None:
+            with translated(writing=False):
+                template = self._prepared[cql] = BoundStatement(self.session.prepare(cql))
+        return template
 
     def read(self, statement: BoundStatement) -> Any:
         """Run one read. Gives the driver's result."""
@@ -297,16 +304,6 @@ def _result_of(future: Any, *, writing: bool) -> Any:
         result = future.result()
     # The two hold each other, and a page of rows with them, which would stay until Python's collector comes.
     future._timer = None  # noqa: SLF001 - the driver has no other way
-    return result
-
-
-def batch(statements: Collection[BoundStatement]) -> BoundStatement | BatchStatement:
-    """Put statements on one partition together: they become one mutation, which has no use for the batch log."""
-    if len(statements) == 1:
-        return next(iter(statements))
-    result = BatchStatement(BatchType.UNLOGGED)
-    for statement in statements:
-        result.add(statement)
     return result
 
 

@@ -7,19 +7,16 @@ from typing import Any, Final
 from cassandra.query import BoundStatement
 
 from lern.store.base import Change, Swap
-from lern.store.cassandra_codec import UNSET, Cell, Codec, long, sequence, text
-from lern.store.cassandra_reading import Reader, by_slice, key_cells, picking, place_of, range_cells
-from lern.store.cassandra_session import Connected, Request, Shape, batch
+from lern.store.cassandra_codec import NULL, UNSET, Codec, cell, long, sequence, text, text_cell
+from lern.store.cassandra_protocol import Mutation
+from lern.store.cassandra_reading import Reader, by_slice, key_cells, place_of, range_cells
+from lern.store.cassandra_session import Connected, Request, Shape
 from lern.store.cassandra_statements import Placed
-from lern.store.tables import Key, Row, Table
+from lern.store.tables import Key, Row, Table, picking
 
 # A mutation may have 8 MiB where commit log segments have 16 MiB, which is the smallest that is in use. Smaller ones
 # are written while the next is being made.
 BATCH_BYTES = 64 * 1024
-
-# What a cell and a statement cost besides the value's bytes.
-_CELL: Final = 12
-_STATEMENT: Final = 32
 
 _EMPTY: Final[tuple[Any, ...]] = ([], {})
 
@@ -33,7 +30,8 @@ class Writer:
     time: int
     _shape: Shape = field(init=False)
     _codec: Codec = field(init=False)
-    _by_partition: dict[Key, list[tuple[str, list[Cell], int]]] = field(init=False, default_factory=dict)
+    _beginnings: dict[str, bytes] = field(init=False, default_factory=dict)
+    _by_partition: dict[Key, list[bytes]] = field(init=False, default_factory=dict)
     _sizes: dict[Key, int] = field(init=False, default_factory=dict)
     _full: set[Key] = field(init=False, default_factory=set)
     _time: bytes = field(init=False)
@@ -42,7 +40,7 @@ class Writer:
         """Look the table up."""
         self._shape = self.connected.shape(self.table)
         self._codec = self._shape.codec
-        self._time = long(self.time)
+        self._time = cell(long(self.time))
         self._partition = picking(self._shape.partition)
 
     def change(self, change: Change, *, stands: bool) -> None:
@@ -55,7 +53,8 @@ class Writer:
             self._update(key, change)
         for column, keys in change.drop.items():
             self._codec.refuse_unknown(column, key)
-            cells = [self._time, sequence([text(entry) for entry in sorted(keys)]), *self._key(key)]
+            entries = sequence([text(entry) for entry in sorted(keys)])
+            cells = [self._time, cell(entries), *self._key(key)]
             self._add(key, self._shape.statements.drop(column), cells)
 
     def insert(self, row: Row) -> None:
@@ -69,22 +68,23 @@ class Writer:
         if first == last:
             self._add(first, self._shape.statements.delete, [self._time, *self._key(first)])
         else:
-            cells = [self._time, *range_cells(self.table, first, last)]
+            cells = [self._time, *map(cell, range_cells(self.table, first, last))]
             self._add(first, self._shape.statements.delete_between, cells)
 
     def requests(self, *, full: bool = False) -> Iterator[Request]:
         """Give what is to be sent, and forget it; `full`: only what makes a whole mutation already."""
         for partition in self._full if full else list(self._by_partition):
             del self._sizes[partition]
-            for part in _parts(self._by_partition.pop(partition)):
-                bound = [self.connected.bound(cql, cells) for cql, cells, _ in part]
-                yield Request(batch(bound), sum(size for *_, size in part))
+            for writes, size in _parts(self._by_partition.pop(partition)):
+                yield Request(Mutation(self.connected.place.keyspace, list(map(text, partition)), writes), size)
         self._full.clear()
 
     def _create(self, key: Key, put: Row) -> None:
         statements = self._shape.statements
-        values = {column: value for column, value in put.items() if value not in _EMPTY}
-        maps = {column: values.pop(column) for column in statements.maps if column in values}
+        values, maps = put, {}
+        if self._codec.collections:
+            values = {column: value for column, value in put.items() if value not in _EMPTY}
+            maps = {column: values.pop(column) for column in statements.maps if column in values}
         self._insert(key, values, statements.create)
         if maps:
             # Not with the row: a map that is written whole erases entries that a live writer put there meanwhile.
@@ -101,24 +101,30 @@ class Writer:
         self._codec.fill(cells, statement.places, change.put, key)
         for column in self._shape.statements.maps:
             # An empty map puts nothing; as a null it would be refused.
-            if cells[statement.places[column]] is None:
+            if cells[statement.places[column]] is NULL:
                 cells[statement.places[column]] = UNSET
         for column in change.clear:
             self._codec.refuse_unknown(column, key)
             if self.table.columns[column].is_map:
                 self._add(key, self._shape.statements.clear(column), [self._time, *self._key(key)])
             else:
-                cells[statement.places[column]] = None
+                cells[statement.places[column]] = NULL
         self._add(key, statement.cql, cells)
 
-    def _key(self, key: Key) -> list[Cell]:
-        return key_cells(self.table, self.table.key, key)
+    def _key(self, key: Key) -> list[bytes]:
+        try:
+            return [text_cell(part) for part in key]
+        except ValueError:
+            return list(map(cell, key_cells(self.table, self.table.key, key)))  # which says of what column
 
-    def _add(self, key: Key, cql: str, cells: list[Cell]) -> None:
-        size = _STATEMENT + sum([_CELL + len(cell) for cell in cells if cell is not None and cell is not UNSET])
+    def _add(self, key: Key, cql: str, cells: list[bytes]) -> None:
+        beginning = self._beginnings.get(cql)
+        if beginning is None:
+            beginning = self._beginnings[cql] = self.connected.beginning(cql, len(cells))
+        write = b"".join([beginning, *cells])
         partition = self._partition(key)
-        self._by_partition.setdefault(partition, []).append((cql, cells, size))
-        total = self._sizes[partition] = self._sizes.get(partition, 0) + size
+        self._by_partition.setdefault(partition, []).append(write)
+        total = self._sizes[partition] = self._sizes.get(partition, 0) + len(write)
         if total >= BATCH_BYTES:
             self._full.add(partition)
 
@@ -164,13 +170,14 @@ def joined(keys: Iterable[Key | None]) -> Iterator[tuple[Key, Key]]:
         yield first, last
 
 
-def _parts(statements: Sequence[tuple[str, list[Cell], int]]) -> Iterator[list[tuple[str, list[Cell], int]]]:
-    part: list[tuple[str, list[Cell], int]] = []
+def _parts(writes: Sequence[bytes]) -> Iterator[tuple[list[bytes], int]]:
+    """Give the writes in parts that are not too large, each with its bytes."""
+    part: list[bytes] = []
     total = 0
-    for statement in statements:
-        if part and total + statement[2] > BATCH_BYTES:
-            yield part
+    for write in writes:
+        if part and total + len(write) > BATCH_BYTES:
+            yield part, total
             part, total = [], 0
-        part.append(statement)
-        total += statement[2]
-    yield part
+        part.append(write)
+        total += len(write)
+    yield part, total

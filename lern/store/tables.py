@@ -12,8 +12,9 @@ readable to be merged or refused by name.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 Row = dict[str, Any]
@@ -46,6 +47,14 @@ class Kind(enum.Enum):
 MAPS: Final = frozenset({Kind.INTS, Kind.DOUBLES, Kind.TIMESTAMPS, Kind.RECORD_MAP})
 
 
+def picking(places: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Give a function that picks values out of a row by columns, or out of a key by indices: always a tuple."""
+    if len(places) == 1:
+        [place] = places
+        return lambda values: (values[place],)
+    return itemgetter(*places) if places else lambda _: ()
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """One learner table.
@@ -62,23 +71,20 @@ class Table:
     user: str | None
     order: tuple[str, ...] = field(init=False)
     values: tuple[str, ...] = field(init=False)
+    key_of: Callable[[Row], Key] = field(init=False, repr=False)
+    """Gives the primary key of a row."""
+    order_of: Callable[[Row], Key] = field(init=False, repr=False)
+    """Gives the place of a row within its slice."""
+    slice_of: Callable[[Row], Key] = field(init=False, repr=False)
+    """Gives the slice that a row stands in."""
 
     def __post_init__(self) -> None:
         """Derive the clustering order and the columns that are not part of the key."""
         object.__setattr__(self, "order", tuple(c for c in self.key if c not in self.slice))
         object.__setattr__(self, "values", tuple(c for c in self.columns if c not in self.key))
-
-    def key_of(self, row: Row) -> Key:
-        """Give the primary key of a row."""
-        return tuple([row[c] for c in self.key])
-
-    def order_of(self, row: Row) -> Key:
-        """Give the place of a row within its slice."""
-        return tuple([row[c] for c in self.order])
-
-    def slice_of(self, row: Row) -> Key:
-        """Give the slice that a row stands in."""
-        return tuple([row[c] for c in self.slice])
+        object.__setattr__(self, "key_of", picking(self.key))
+        object.__setattr__(self, "order_of", picking(self.order))
+        object.__setattr__(self, "slice_of", picking(self.slice))
 
     def with_user(self, row: Row, user: str) -> Row:
         """Give the same row as it would stand in another learner's account."""

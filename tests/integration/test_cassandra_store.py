@@ -257,6 +257,20 @@ def test_results_come_without_a_description_of_their_columns(
     assert described == [[], []]
 
 
+def test_a_write_that_the_server_has_forgotten_is_prepared_again(
+    store: CassandraStore, cassandra_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.insert(USER_CONTENT_CONSUMPTION, [content(1), content(2)])
+    connected = store._sessions.connected()
+    shape = connected.shape(USER_CONTENT_CONSUMPTION)
+    # Before we hear of the change, which makes the server forget.
+    monkeypatch.setattr(connected, "shape", lambda _: shape)
+    cassandra_session.execute("ALTER TABLE user_content_consumption ADD passing int")
+    cassandra_session.execute("ALTER TABLE user_content_consumption DROP passing")
+    store.insert(USER_CONTENT_CONSUMPTION, [content(3), content(4)])
+    assert contents(store) == [content(number) for number in range(1, 5)]
+
+
 def test_a_float_of_64_bits_settles_in_a_column_of_32(store: CassandraStore) -> None:
     calls = []
 
