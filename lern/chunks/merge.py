@@ -3,20 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from functools import cache
+from typing import Any, Final, NamedTuple, Self
 
 from lern.chunks import Carried, Contributed, Counts, Json
 from lern.ledger import Ledger
 from lern.rules.merge import COUNTERS, EnrolmentPolicy, difference, keeps, settle
 from lern.store import rows as lines
 from lern.store.base import Change, First, Look, Store
-from lern.store.tables import TABLES, Key, Row, Table
+from lern.store.tables import TABLES, Key, Row, Table, picking
 
 KIND: Final = "merge"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One source row of a chunk.
 
     `before`: the target's row when the chunk was journalled, None if it did not stand.
@@ -149,12 +149,11 @@ class MergeChunk:
         standing = {self.table.key_of(row) for row in changed}
         result: Contributed = {}
         for entry in self.entries:
-            gone = entry.remove and self.table.key_of(entry.source) not in standing
+            gone = entry.remove and (not standing or self.table.key_of(entry.source) not in standing)
+            if gone and not entry.contributed:
+                continue
             given = {c: entry.source[c] for c in columns if c in entry.source}
-            if not gone:
-                result[self.table.name, identity_of(self.table, entry.source)] = given
-            elif entry.contributed:
-                result[self.table.name, identity_of(self.table, entry.source)] = None
+            result[self.table.name, identity_of(self.table, entry.source)] = None if gone else given
         return result
 
 
@@ -185,12 +184,13 @@ class Planner:
         """Say what is to be done with some source rows, whose targets are as that look has found them."""
         current = look.rows
         contributed = self._contributed(table, rows)
+        nothing: Mapping[str, int] = {}
         entries: list[Entry] = []
         left: list[tuple[Key, str]] = []
         changes: list[Change] = []
         for row in rows:
             before = current.get(key_at(table, row, self.target))
-            given = contributed.get(identity_of(table, row), {})
+            given = contributed.get(identity_of(table, row), nothing) if contributed else nothing
             at_target = table.with_user(row, self.target)
             wanted = settle(table, before, at_target, before, given, self.policy)
             reason = keeps(table, wanted, row, self.policy)
@@ -211,17 +211,25 @@ class Planner:
     def _contributed(self, table: Table, rows: Sequence[Row]) -> Mapping[Key, Mapping[str, int]]:
         if table.name not in COUNTERS:
             return {}
-        return self.ledger.contributed(self.source, table.name, [identity_of(table, row) for row in rows])
+        return self.ledger.contributed(self.source, table.name, (identity_of(table, row) for row in rows))
 
 
 def identity_of(table: Table, row: Row) -> Key:
     """Give a row's primary key without the user: what two accounts' rows are matched by."""
-    return tuple([row[c] for c in table.key if c != table.user])
+    before, after = _around_user(table)
+    return (*before(row), *after(row))
 
 
 def key_at(table: Table, row: Row, user: str) -> Key:
     """Give the primary key that a row has in another learner's account."""
-    return tuple([user if c == table.user else row[c] for c in table.key])
+    before, after = _around_user(table)
+    return (*before(row), user, *after(row))
+
+
+@cache
+def _around_user(table: Table) -> tuple[Callable[[Row], Key], Callable[[Row], Key]]:
+    at = table.key.index(str(table.user))
+    return picking(table.key[:at]), picking(table.key[at + 1 :])
 
 
 def scope_of(table: Table, rows: Iterable[Row], course_of: Mapping[str, str]) -> Json:

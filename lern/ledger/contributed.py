@@ -1,7 +1,8 @@
 """Counters that source rows have given to their targets: merging the same pair again adds only what is new."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import sqlalchemy as sa
@@ -59,14 +60,14 @@ def remember(connection: sa.Connection, source: str, given: Contributions) -> No
 
 
 def read(
-    connection: sa.Connection, source: str, table: str, identities: Sequence[Key]
+    connection: sa.Connection, source: str, table: str, identities: Iterable[Key]
 ) -> Iterator[tuple[Key, dict[str, int]]]:
     """Give what rows have given so far; rows that have given nothing are left out."""
     # Most accounts are merged once: none of their rows has given anything.
     if _ANY.first(connection, of_source=source, of_table=table) is None:
         return
-    for first in range(0, len(identities), _AT_ONCE):
-        some = [text_of(identity) for identity in identities[first : first + _AT_ONCE]]
+    texts = map(text_of, identities)
+    while some := list(islice(texts, _AT_ONCE)):
         rows = connection.execute(_OF, {"of_source": source, "of_table": table, "identities": some})
         for identity, counters in rows:
             yield tuple(json.loads(identity)), json.loads(counters)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -212,7 +212,7 @@ class Journal:
         """Give the scope of each chunk that ever moved rows away from an account, as `scope_of_run` does."""
         return self._scopes(_SCOPES_OF_SOURCE, source)
 
-    def contributed(self, source: str, table: str, identities: Sequence[Key]) -> dict[Key, dict[str, int]]:
+    def contributed(self, source: str, table: str, identities: Iterable[Key]) -> dict[Key, dict[str, int]]:
         """Give what a source's rows have given to counters so far; rows that gave nothing are left out."""
         with self._database.read() as connection:
             return dict(contributed.read(connection, source, table, identities))

@@ -129,7 +129,8 @@ def difference(table: Table, current: Row | None, wanted: Row) -> Change | None:
     A row that does not stand (`current` None) is created.
     """
     if current is None:
-        return Change(table.key_of(wanted), {name: value for name, value in wanted.items() if name not in table.key})
+        new = wanted.copy()
+        return Change(tuple([new.pop(name) for name in table.key]), new)
     put: Row = {}
     for column, value in wanted.items():
         old = current.get(column)
