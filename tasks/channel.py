@@ -1,5 +1,7 @@
 """The channel through which a worker hears Redis: it can be closed when Redis is gone."""
 
+from typing import Any
+
 from kombu.transport import redis
 
 
@@ -20,3 +22,13 @@ class Channel(redis.Channel):
         super()._disconnect_pools()  # type: ignore[no-untyped-call]
         # Made before the first message was handed out: every one that is handed out is written down through it.
         self._pool = pool
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Give one client for all commands: kombu makes a new one for each, which takes longer than the command."""
+        if asynchronous:
+            return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        if self._lasting is None or self._lasting.connection_pool is not self.pool:
+            self._lasting = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._lasting
+
+    _lasting: Any = None
