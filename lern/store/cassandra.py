@@ -213,13 +213,13 @@ class CassandraUnit:
                 now = self._clock.now()
                 # Both take their time at the server; what is to be removed is looked at meanwhile.
                 self._looked = (then, self._look(table, then)) if then and changes else None
-                codec = self._connected.shape(table).codec
-                found = dict(self._reader.raw(self._connected.shape(table), asked))
+                shape = self._connected.shape(table)
+                found = dict(self._reader.raw(shape, asked))
                 # As `decide` is idempotent, it has nothing to say to rows that are just what it made of them, or that
                 # are still what it had nothing to say to.
-                if changes and _is_as_expected(codec, expected, found):
+                if changes and _is_as_expected(shape.codec, expected, found):
                     return written
-                standing = {key: codec.row(raw) for key, raw in found.items()}
+                standing = {key: shape.codec.row(raw) for key, raw in found.items()}
                 wanted = decide(standing)
             changes = _effective(table, asked, standing, wanted)
             if not changes:

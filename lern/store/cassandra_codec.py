@@ -73,7 +73,7 @@ class Codec:
         return tuple(raw[: len(self.table.key)])
 
     def holds(self, raw: Sequence[Any], row: Row) -> bool:
-        """Tell whether a result row, whose columns are `order`, is a row, cell by cell; NaN is the same as NaN."""
+        """Tell whether a result row is a row, cell by cell, in the columns that there are; NaN is the same as NaN."""
         return tuple(map(row.get, self.order)) == raw or same(self.row(raw), row)
 
     def fill(self, cells: list[bytes], places: Mapping[str, int], values: Row, key: Key) -> None:

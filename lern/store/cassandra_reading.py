@@ -8,7 +8,7 @@ from typing import Any, Final
 from lern.errors import BadRow, Refused
 from lern.store.base import Part
 from lern.store.cassandra_codec import Codec, integer, long, sequence, text, tuple_of
-from lern.store.cassandra_session import Connected, Request, Shape, translated
+from lern.store.cassandra_session import Connected, Request, Shape, next_page
 from lern.store.cassandra_statements import SPREAD
 from lern.store.tables import Key, Row, Table, picking
 
@@ -287,8 +287,7 @@ def pages(result: Any) -> Iterator[tuple[Sequence[Any], bool]]:
         yield result.current_rows, is_last
         if is_last:
             return
-        with translated(writing=False):
-            result.fetch_next_page()
+        next_page(result)
 
 
 def _places_cell(table: Table, places: Sequence[Key]) -> bytes:

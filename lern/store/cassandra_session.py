@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,8 +45,9 @@ from lern.store.tables import Key, Table
 MOST_REQUESTS: Final = 32
 MOST_BYTES: Final = 4 * 1024 * 1024
 
-# Rows of one page: a read of any length is held in memory a page at a time.
-PAGE: Final = 1000
+# Rows of one page: a read of any length is held in memory a page at a time. A chunk's rows (1,000) are less than one:
+# after a full page the next is asked for, and be it empty.
+PAGE: Final = 1_250
 
 # How often (s) a lost node is tried again. The driver's own default waits up to ten minutes.
 _RECONNECT: Final = 1.0
@@ -154,6 +156,8 @@ class Connected:
         self.place = place
         self._names = names
         self._prepared: dict[str, Any] = {}
+        # The driver forgets a statement that nobody holds; a write that is on its way holds but its id.
+        self._held: dict[bytes, Any] = {}
         self._shapes: dict[Table, Shape] = {}
         self.sparse = Sparse()
         self.cluster = _cluster(place)
@@ -213,6 +217,7 @@ class Connected:
         if template is None:
             with translated(writing=False):
                 template = self._prepared[cql] = BoundStatement(self.session.prepare(cql))
+            self._held[template.prepared_statement.query_id] = template.prepared_statement
         return template
 
     def read(self, statement: BoundStatement) -> Any:
@@ -302,9 +307,23 @@ def _result_of(future: Any, *, writing: bool) -> Any:
     """Wait for the answer to what was sent."""
     with translated(writing=writing):
         result = future.result()
+    _forget_timer(future)
+    return result
+
+
+def next_page(result: Any) -> None:
+    """Have a result's next page take the place of the one before."""
+    future = result.response_future
+    # Left to itself the driver waits for it for ever, or, without a timer, counts from when the first was asked for.
+    future._start_time = time.time()  # noqa: SLF001 - the driver has no other way
+    with translated(writing=False):
+        result.fetch_next_page()
+    _forget_timer(future)
+
+
+def _forget_timer(future: Any) -> None:
     # The two hold each other, and a page of rows with them, which would stay until Python's collector comes.
     future._timer = None  # noqa: SLF001 - the driver has no other way
-    return result
 
 
 def _as_they_are(_names: Sequence[str], rows: Sequence[Any]) -> Sequence[Any]:

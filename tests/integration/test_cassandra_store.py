@@ -271,6 +271,18 @@ def test_a_write_that_the_server_has_forgotten_is_prepared_again(
     assert contents(store) == [content(number) for number in range(1, 5)]
 
 
+def test_every_page_has_as_long_as_the_first_however_long_that_was_in_use(cassandra_url: str) -> None:
+    store = CassandraStore(f"{cassandra_url}?request_timeout=2")
+    store.insert(USER_CONTENT_CONSUMPTION, [content(number) for number in range(5)])
+    store._sessions.connected().session.default_fetch_size = 2
+    rows = iter(store.scan(USER_CONTENT_CONSUMPTION))
+    read = [next(rows)]
+    in_use_until = time.monotonic() + 2.1
+    until(lambda: time.monotonic() > in_use_until, "the time of the first page is over")
+    assert [*read, *rows] == [content(number) for number in range(5)]
+    store.close()
+
+
 def test_a_float_of_64_bits_settles_in_a_column_of_32(store: CassandraStore) -> None:
     calls = []
 
