@@ -26,7 +26,12 @@ class Consumer(consumer.Consumer):
             self._due = now + PAUSE
             self.hub.call_later(PAUSE, self._flush_events)
 
-    def stop(self) -> None:
-        """Leave nothing behind."""
+    def on_close(self) -> None:
+        """Hand what waits to the dispatcher that comes after the connection that has broken."""
         self._flush_events()
-        super().stop()
+        super().on_close()
+
+    def shutdown(self) -> None:
+        """Leave nothing behind of steps that ended while the worker was stopping."""
+        self._flush_events()
+        super().shutdown()

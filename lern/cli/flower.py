@@ -1,5 +1,6 @@
 """`lern flower`: Flower, with the ledger's pages."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,10 @@ app = typer.Typer()
 
 
 def command(*options: str) -> list[str]:
-    """Give the command line of Flower."""
-    return [sys.executable, "-m", "lern.flower", *options]
+    """Give the command line of Flower, which works elsewhere than where this is typed."""
+    conf = os.environ.get("FLOWER_CONF")
+    here = [f"--conf={Path(conf).absolute()}"] if conf else []
+    return [sys.executable, "-m", "lern.flower", *here, *options]
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -41,8 +41,8 @@ def application(settings: Settings, arguments: Sequence[str] = ()) -> Applicatio
     _check(arguments)
     try:
         command.apply_options("lern flower", list(arguments))
-    except FileNotFoundError as error:
-        raise SettingsError(f"FLOWER_CONF={options.conf}: there is no {error.filename}") from error
+    except OSError as error:
+        raise SettingsError(f"FLOWER_CONF={options.conf}: {error.strerror}: {error.filename}") from error
     access = Access.of(options, settings.flower_readonly_users, settings.flower_api_token)
     command.extract_settings()
     command.setup_logging()

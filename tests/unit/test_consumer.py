@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+from celery import Celery
+from celery.events.dispatcher import EventDispatcher
+from celery.worker.consumer.events import Events
 from kombu.asynchronous import Hub
 
 from tasks.consumer import Consumer
@@ -51,14 +55,39 @@ def test_a_timer_that_was_forgotten_with_its_connection_keeps_no_event_back() ->
     until(left, "a later event takes it along")
 
 
-def test_a_worker_that_stops_leaves_no_event_behind() -> None:
+def test_a_worker_that_ends_leaves_no_event_behind() -> None:
+    """Not even of the steps that ended while it was stopping."""
     worker, dispatcher = consumer()
 
     class Steps:
-        def stop(self, _consumer: Consumer) -> None:
+        def shutdown(self, _consumer: Consumer) -> None:
             assert dispatcher.flushed == 1
 
-    worker.blueprint = Steps()
+    worker.blueprint, worker._pending_operations = Steps(), []
     worker.on_send_event_buffered()
-    worker.stop()
+    worker.shutdown()
     assert dispatcher.flushed == 1
+
+
+def test_events_that_wait_when_the_connection_breaks_are_handed_to_what_comes_after_it() -> None:
+    app = Celery(broker="memory://")
+    worker = Consumer.__new__(Consumer)
+    worker.app, worker.hub, worker.hostname, worker.amqheartbeat = app, Hub(), "here", 0  # type: ignore[no-untyped-call]
+    worker.controller = worker.pool = None
+    worker.task_buckets = {}
+    worker.connection_for_write = lambda **_: app.connection_for_write()
+    step = Events(worker, task_events=True)
+    step.start(worker)
+    broken = worker.event_dispatcher
+
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    broken.producer.publish = gone
+    broken.send("task-succeeded", uuid="1")
+    worker.on_close()
+    sent: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EventDispatcher, "_publish", lambda _self, events, *_: sent.extend(e["uuid"] for e in events))
+        step.start(worker)
+    assert sent == ["1"]
