@@ -39,8 +39,8 @@ from tests.servers.jars import MissingError
 from workflows import MERGE
 
 ROUNDS: Final = 5
-# Pairs to warm up on, and pairs of one round, by size.
-WARM: Final = {"a": 150, "b": 10, "c": 2}
+# Pairs to warm up on, until Cassandra has compiled what it does for them, and pairs of one round, by size.
+WARM: Final = {"a": 500, "b": 20, "c": 3}
 PAIRS: Final = {"a": 20, "b": 4, "c": 1}
 LIMITS: Final = {"a": 1.3, "b": 6.0, "c": 8.0}
 # One learner's rows: how many contents in each of 40 courses. The most memory (MiB) beyond the first's.
