@@ -19,6 +19,7 @@ from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
+from lern.sqlite import begin_immediate
 from lern.urls import redacted, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
@@ -142,7 +143,7 @@ class Database:
             if info.get("durable") != durable:
                 driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 info["durable"] = durable
-            driver.execute("BEGIN IMMEDIATE")
+            begin_immediate(driver, _BUSY_SECONDS)
             return
         driver.execute("BEGIN")
         if not durable:
