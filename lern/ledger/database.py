@@ -19,7 +19,6 @@ from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
-from lern.sqlite import begin_immediate
 from lern.urls import redacted, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
@@ -34,8 +33,8 @@ _UNDEFINED: Final = frozenset({"42P01", "42703"})
 _GONE: Final = ("08", "53", "57P", "58")
 _REPEATABLE: Final = ("40", "55P03", "57014")
 
-_of_parents: list[tuple[sa.Engine, list[sa.Connection]]] = []
-"""What was copied by a fork. Kept for ever: closing it would end the parent's connections."""
+_engines_of_parents: list[sa.Engine] = []
+"""Engines that were copied by a fork. Kept for ever: closing them would end the parent's connections."""
 
 
 class Database:
@@ -51,8 +50,6 @@ class Database:
         self._lock = threading.Lock()
         self._pid = 0
         self._engine: sa.Engine | None = None
-        # SQLite's, that nobody uses just now.
-        self._free: list[sa.Connection] = []
 
     @property
     def name(self) -> str:
@@ -62,7 +59,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection for reading. Each statement is a snapshot of its own."""
-        with self._translated(), self._connected() as connection:
+        with self._translated(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -72,7 +69,7 @@ class Database:
         `durable=False`: the transaction may be lost by a power failure (never by the end of a process),
         whole, and nothing that a durable one was based on: a durable commit saves all before it.
         """
-        with self._translated(), self._connected() as connection:
+        with self._translated(), self.engine.connect() as connection:
             driver = connection.connection.dbapi_connection
             try:
                 self._begin(driver, connection.info, durable=durable)
@@ -81,32 +78,6 @@ class Database:
             except BaseException:
                 self._abandon(connection)
                 raise
-
-    @contextmanager
-    def _connected(self) -> Iterator[sa.Connection]:
-        """Lend a connection.
-
-        SQLite's are handed from one to the next: to take one out of the pool and give it back takes longer than most
-        of what is asked of it. PostgreSQL's go through the pool, which looks whether they still live.
-        """
-        engine = self.engine
-        if not self.is_sqlite:
-            with engine.connect() as connection:
-                yield connection
-            return
-        # Of this engine: a fork has a list of its own.
-        free = self._free
-        try:
-            connection = free.pop()
-        except IndexError:
-            connection = engine.connect()
-        try:
-            yield connection
-        except BaseException:
-            # Nobody knows what state it is in.
-            connection.close()
-            raise
-        free.append(connection)
 
     @property
     def engine(self) -> sa.Engine:
@@ -119,8 +90,6 @@ class Database:
     def close(self) -> None:
         """Close the connections of this process."""
         if self._engine is not None and self._pid == os.getpid():
-            while self._free:
-                self._free.pop().close()
             self._engine.dispose()
             self._engine = None
 
@@ -132,8 +101,7 @@ class Database:
             if self._engine is not None and self._pid == os.getpid():
                 return
             if self._engine is not None:
-                _of_parents.append((self._engine, self._free))
-            self._free = []
+                _engines_of_parents.append(self._engine)
             self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
             self._pid = os.getpid()
 
@@ -143,7 +111,7 @@ class Database:
             if info.get("durable") != durable:
                 driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 info["durable"] = durable
-            begin_immediate(driver, _BUSY_SECONDS)
+            driver.execute("BEGIN IMMEDIATE")
             return
         driver.execute("BEGIN")
         if not durable:

@@ -6,7 +6,6 @@ A step asks the ledger a handful of small questions, and describing each anew co
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -103,10 +102,7 @@ def _spread(text: _Text, parameters: Sequence[Any], dialect: str) -> tuple[str, 
         else:
             flat.append(value)
 
-    return _with_room(text.text, tuple(lengths.items()), mark), flat
+    def room(found: re.Match[str]) -> str:
+        return ", ".join([mark] * lengths[found.group(1)]) or _EMPTY_LIST
 
-
-@lru_cache(maxsize=256)
-def _with_room(text: str, lengths: tuple[tuple[str, int], ...], mark: str) -> str:
-    room = {name: ", ".join([mark] * length) or _EMPTY_LIST for name, length in lengths}
-    return _LIST.sub(lambda found: room[found.group(1)], text)
+    return _LIST.sub(room, text.text), flat
