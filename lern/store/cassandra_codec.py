@@ -135,8 +135,7 @@ def cell(encoded: bytes) -> bytes:
 
 def text_cell(value: str) -> bytes:
     """Encode text as a value of a mutation. Raises ValueError as `text` does."""
-    encoded = text(value)
-    return _INT.pack(len(encoded)) + encoded
+    return cell(text(value))
 
 
 def sequence(items: Sequence[bytes]) -> bytes:
