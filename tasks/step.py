@@ -237,7 +237,8 @@ def perform(
     """
     token = token or new_token()
     # The users are known when the run has been read, and stay on the step's last line.
-    with structlog.contextvars.bound_contextvars(run=run_id, step=name, users=[]):
+    logged_with = structlog.contextvars.bound_contextvars(run=run_id, step=name, users=[])
+    with logged_with, services.ledger.keep_connection():
         begun = time.monotonic()
         outcome, workflow = _attempt(services, name, body, run_id, generation, token)
         seconds = time.monotonic() - begun

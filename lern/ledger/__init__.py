@@ -6,6 +6,8 @@ when the database does not answer (or its lock is not free within 30 seconds), `
 rejected the call for something that may go right the next time, `SchemaMissing` before `migrate`.
 """
 
+from contextlib import AbstractContextManager
+
 from lern.ledger.about import About, Server
 from lern.ledger.audit import Act
 from lern.ledger.beginnings import Beginnings
@@ -107,6 +109,10 @@ class Ledger(
         May be used from several threads, and by forked children: each process has connections of its own.
         """
         self._database = Database(url)
+
+    def keep_connection(self) -> AbstractContextManager[None]:
+        """Have this thread's calls within the block share a connection, where they are many and each is small."""
+        return self._database.keep()
 
     def close(self) -> None:
         """Close this process's connections. Using the ledger again opens new ones."""

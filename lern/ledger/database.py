@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
+from lern.sqlite import begin_immediate
 from lern.urls import redacted, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
@@ -37,6 +39,20 @@ _engines_of_parents: list[sa.Engine] = []
 """Engines that were copied by a fork. Kept for ever: closing them would end the parent's connections."""
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The connections that a thread keeps and does not use just now, by their patience."""
+
+    engine: sa.Engine
+    free: dict[float, sa.Connection] = field(default_factory=dict)
+
+
+class _Thread(threading.local):
+    """What a thread keeps; None where it keeps nothing."""
+
+    kept: _Kept | None = None
+
+
 class Database:
     """The ledger's database, from any number of threads and forked processes. Opened when first used."""
 
@@ -50,6 +66,7 @@ class Database:
         self._lock = threading.Lock()
         self._pid = 0
         self._engine: sa.Engine | None = None
+        self._thread = _Thread()
 
     @property
     def name(self) -> str:
@@ -59,7 +76,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection for reading. Each statement is a snapshot of its own."""
-        with self._translated(), self.engine.connect() as connection:
+        with self._translated(), self._connected(_BUSY_SECONDS) as connection:
             yield connection
 
     @contextmanager
@@ -69,7 +86,7 @@ class Database:
         `durable=False`: the transaction may be lost by a power failure (never by the end of a process),
         whole, and nothing that a durable one was based on: a durable commit saves all before it.
         """
-        with self._translated(), self.engine.connect() as connection:
+        with self._translated(), self._connected(0) as connection:
             driver = connection.connection.dbapi_connection
             try:
                 self._begin(driver, connection.info, durable=durable)
@@ -78,6 +95,52 @@ class Database:
             except BaseException:
                 self._abandon(connection)
                 raise
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        """Have what this thread reads within the block share a connection, and what it writes another.
+
+        To take one out of the pool and give it back takes as long as most of what is asked of it.
+        """
+        before, engine = self._thread.kept, self.engine
+        mine = self._thread.kept = _Kept(engine)
+        try:
+            yield
+        finally:
+            self._thread.kept = before
+            # In a child that was forked meanwhile they are the parent's.
+            if engine is self.engine:
+                for connection in mine.free.values():
+                    connection.close()
+
+    @contextmanager
+    def _connected(self, patience: float) -> Iterator[sa.Connection]:
+        """Lend a connection to nobody else meanwhile. `patience`: seconds that SQLite itself waits for others."""
+        engine, kept = self.engine, self._thread.kept
+        if kept is None or kept.engine is not engine:
+            with engine.connect() as connection:
+                self._wait_for(connection, patience)
+                yield connection
+            return
+        connection = kept.free.pop(patience) if patience in kept.free else engine.connect()
+        try:
+            self._wait_for(connection, patience)
+            yield connection
+        except BaseException:
+            # Nobody knows what state it is in, but the pool does.
+            connection.close()
+            raise
+        if patience in kept.free:
+            # Somebody within this block has asked as well.
+            connection.close()
+        else:
+            kept.free[patience] = connection
+
+    def _wait_for(self, connection: sa.Connection, patience: float) -> None:
+        if self.is_sqlite and connection.info.get("patience") != patience:
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
+            connection.info["patience"] = patience
 
     @property
     def engine(self) -> sa.Engine:
@@ -111,7 +174,7 @@ class Database:
             if info.get("durable") != durable:
                 driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 info["durable"] = durable
-            driver.execute("BEGIN IMMEDIATE")
+            begin_immediate(driver, _BUSY_SECONDS)
             return
         driver.execute("BEGIN")
         if not durable:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -308,6 +309,62 @@ def test_a_forked_child_and_its_parent_do_not_share_connections(ledger: Ledger) 
     run = ledger.peek("A-B")
     assert run is not None
     assert run.state == "succeeded"
+
+
+class TestKeptConnections:
+    """A step keeps its connections for all that it asks; nobody else gets to see that."""
+
+    def test_calls_share_them(self, ledger: Ledger) -> None:
+        made: list[object] = []
+        sa.event.listen(ledger._database.engine, "checkout", lambda driver, *_: made.append(driver))
+        with ledger.keep_connection():
+            _failed(ledger)
+            ledger.run("A-B")
+        assert 1 <= len(made) <= 2
+
+    def test_what_goes_wrong_leaves_nothing_behind_and_the_next_call_works(self, ledger: Ledger) -> None:
+        def stops() -> None:
+            with ledger._database.write() as connection:
+                connection.execute(sa.text("UPDATE runs SET state = 'failed'"))
+                raise ValueError("stop")
+
+        with ledger.keep_connection():
+            _entered(ledger)
+            with pytest.raises(ValueError, match="stop"):
+                stops()
+            assert [run.state for run in ledger.runs()] == ["queued"]
+            begin(ledger, "A-B")
+        assert [run.state for run in ledger.runs()] == ["running"]
+
+    def test_a_call_within_another_sees_nothing_unfinished(self, ledger: Ledger) -> None:
+        _entered(ledger)
+        with ledger.keep_connection(), ledger._database.write() as connection:
+            connection.execute(sa.text("UPDATE runs SET state = 'failed'"))
+            assert [run.state for run in ledger.runs()] == ["queued"]
+
+    def test_other_threads_have_their_own(self, ledger: Ledger) -> None:
+        _entered(ledger)
+        found: list[str] = []
+        with ledger.keep_connection(), ledger._database.write() as connection:
+            connection.execute(sa.text("UPDATE runs SET state = 'failed'"))
+            thread = threading.Thread(target=lambda: found.extend(run.state for run in ledger.runs()))
+            thread.start()
+            thread.join()
+        assert found == ["queued"]
+        assert [run.state for run in ledger.runs()] == ["failed"]
+
+    def test_a_forked_child_has_its_own(self, ledger: Ledger) -> None:
+        def work() -> None:
+            enter(ledger, merge("C", "D"))
+
+        with ledger.keep_connection():
+            _entered(ledger)
+            child = FORK.Process(target=work)
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+            enter(ledger, merge("E", "F"))
+        assert {run.source for run in ledger.runs()} == {"A", "C", "E"}
 
 
 def test_it_can_be_used_again_after_it_was_closed(ledger: Ledger) -> None:
