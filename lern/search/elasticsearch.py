@@ -34,6 +34,25 @@ _TIMEOUT: Final = 30.0
 _NOT_FOUND, _CONFLICT, _TOO_MANY = 404, 409, 429
 # The server is there, but cannot do its work at the moment: no master, a shard that moves, a proxy without it.
 _AWAY: Final = frozenset({502, 503, 504})
+# What it says of single documents instead, with another status or none, while a node of it comes or goes.
+_COMING: Final = frozenset(
+    {
+        "illegal_index_shard_state_exception",
+        "index_shard_closed_exception",
+        "index_shard_not_started_exception",
+        "index_shard_recovering_exception",
+        "master_not_discovered_exception",
+        "no_shard_available_action_exception",
+        "node_closed_exception",
+        "node_disconnected_exception",
+        "node_not_connected_exception",
+        "process_cluster_event_timeout_exception",
+        "shard_not_found_exception",
+        "unavailable_shards_exception",
+    }
+)
+_FULL: Final = frozenset({"circuit_breaking_exception", "es_rejected_execution_exception"})
+_NO_INDEX: Final = "index_not_found_exception"
 # A disk that is nearly full makes indices read-only (429); they become writable by themselves when there is room.
 # So may an administrator, for as long as that takes (403).
 _BLOCKED: Final = "cluster_block_exception"
@@ -207,7 +226,8 @@ class ElasticsearchSearch:
     def _written(self, items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for item in items:
             status = item["status"]
-            if status in {_CONFLICT, _NOT_FOUND} and item["error"]["type"] != "index_not_found_exception":
+            # Of the document; a shard that is not there answers with that status as well.
+            if status in {_CONFLICT, _NOT_FOUND} and item["error"]["type"] not in {_NO_INDEX, *_COMING}:
                 continue
             if "error" in item:
                 raise self._meaning(status, item["error"])
@@ -240,14 +260,14 @@ class ElasticsearchSearch:
     def _meaning(self, status: int, problem: Any) -> LernError:
         """Say what a refusal of the server means."""
         kind, reason = _kind_and_reason(problem)
-        if kind == "index_not_found_exception":
+        if kind == _NO_INDEX:
             return Refused(f"search has no index {self._index}: `lern migrate --create-index` creates it")
         if kind == _BLOCKED:
             return Overloaded("search", f"{self._index} is read-only ({reason})")
-        if status == _TOO_MANY:
-            return Overloaded("search", f"429 {reason}")
-        if status in _AWAY:
-            return Unreachable("search", f"{status} {reason}")
+        if status == _TOO_MANY or kind in _FULL:
+            return Overloaded("search", f"{status or kind} {reason}")
+        if status in _AWAY or kind in _COMING:
+            return Unreachable("search", f"{status or kind} {reason}")
         if status in {401, 403}:
             return Refused(f"search does not let us ({status}): {reason}")
         return Transient(f"search: {status} {kind} {reason}".rstrip())

@@ -3,13 +3,14 @@
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lern.errors import LernError, Overloaded, Refused, Transient, Unreachable
-from lern.search import Search, Update
+from lern.search import Document, Search, Update
 from lern.search.elasticsearch import ElasticsearchSearch
 from lern.search.sql import StoreSearch
 from lern.store.sql import SqlStore
@@ -144,9 +145,37 @@ def test_what_was_written_just_now_is_found(search: Search) -> None:
     ],
 )
 def test_what_elasticsearch_refuses_is_named(status: int, body: object, kind: type[LernError], reason: str) -> None:
+    with answering(status, body) as search, pytest.raises(kind, match=reason):
+        list(search.owned_by(SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "kind"),
+    [
+        ("illegal_index_shard_state_exception", 404, Unreachable),
+        ("no_shard_available_action_exception", 503, Unreachable),
+        ("es_rejected_execution_exception", 429, Overloaded),
+        ("index_not_found_exception", 404, Refused),
+        ("mapper_exception", 500, Transient),
+    ],
+)
+def test_of_single_documents_a_server_that_is_coming_back_is_told_from_one_that_fails(
+    problem: str, status: int, kind: type[LernError]
+) -> None:
+    """It reads some and not others, and says no status; of those to be written, perhaps 404 as of one that is gone."""
+    error = {"type": problem, "reason": "CurrentState[RECOVERING]"}
+    with answering(200, {"docs": [{"_id": "Batch-00001", "error": error}]}) as search, pytest.raises(kind):
+        search.read(["Batch-00001"])
+    update = {"_id": "Batch-00001", "status": status, "error": error}
+    with answering(200, {"errors": True, "items": [{"update": update}]}) as search, pytest.raises(kind):
+        search.update([Update(Document("Batch-00001", {}, (1, 1)), {"createdBy": TARGET})])
+
+
+@contextmanager
+def answering(status: int, body: object) -> Iterator[ElasticsearchSearch]:
+    """Give the index of a server that says the same to everything."""
     answer = (status, "application/vnd.elasticsearch+json;compatible-with=8", json.dumps(body).encode())
-    with sunbird(lambda _path, _: answer) as server:
+    with sunbird(lambda _path, _: answer, {"x-elastic-product": "Elasticsearch"}) as server:
         search = ElasticsearchSearch(server.url)
-        with pytest.raises(kind, match=reason):
-            list(search.owned_by(SOURCE))
+        yield search
         search.close()

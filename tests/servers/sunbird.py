@@ -1,5 +1,6 @@
 """Sunbird's services as far as they are called: an HTTP server that answers as it is told, and keeps the questions."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -75,7 +76,16 @@ def sunbird(replies: Replies, headers: Mapping[str, str] = MappingProxyType({}))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"] or 0))
-            self._answer(json.loads(body) if body else None)
+            if self.headers["content-encoding"] == "gzip":
+                body = gzip.decompress(body)
+            lines = [json.loads(line) for line in body.splitlines() if line] if self._is_lines else []
+            self._answer(lines or (json.loads(body) if body else None))
+
+        do_PUT = do_POST  # noqa: N815 - the base class's names
+
+        @property
+        def _is_lines(self) -> bool:
+            return "ndjson" in self.headers.get("content-type", "")
 
         def _answer(self, body: Any) -> None:
             state.asked.append((self.path, body))

@@ -1,7 +1,8 @@
 """Transfers beside a live lms-service, with servers that fail: no edit is lost, and both stores agree in the end."""
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from elasticsearch import ApiError
@@ -16,7 +17,10 @@ from tasks.step import Aside, now_ms
 from tests.batches import OTHER, SOURCE, TARGET, ZONE, World, batch, document, key_of, transfer_event
 from tests.integration.ownership.beside import beside
 from tests.integration.ownership.conftest import INDEX, MakeWorld, Servers
+from tests.workers import Process, until
 
+# Seconds.
+MINUTE: Final = 60
 BATCHES, SEARCH = "ownership.batches", "ownership.search"
 
 
@@ -286,6 +290,38 @@ def test_while_elasticsearch_is_down_the_run_waits_and_uses_up_no_attempt(
     assert (waiting.state, waiting.reason, waiting.attempts) == ("waiting", "UNREACHABLE", 0)
     servers.elasticsearch.start()
     assert world.place.carry_out(run_id).state == "succeeded"
+    world.agree(rows)
+
+
+def test_elasticsearch_may_be_away_for_a_minute_in_the_middle(
+    make_world: MakeWorld, servers: Servers, tmp_path: Path
+) -> None:
+    """A worker of its own goes on by itself when it is back, where some documents have followed by then."""
+    world = make_world(**servers.settings, CHUNK_ROWS="20", MAX_ATTEMPTS="2", RETRY_CAP="5")
+    rows = [batch(number) for number in range(1_000)]
+    world.load(rows)
+
+    def followed() -> int:
+        return [
+            found.fields["createdBy"] for found in world.search.read([key_of(row)[1] for row in rows]).values()
+        ].count(TARGET)
+
+    with Process("worker", world.services.settings, tmp_path / "worker.log") as worker:
+        run_id = world.enter(transfer_event())
+        until(followed)
+        servers.elasticsearch.kill()
+        gone = time.monotonic()
+        until(lambda: world.place.run(run_id).state == "waiting")
+        until(lambda: time.monotonic() - gone >= MINUTE)
+        waiting = world.place.run(run_id)
+        assert (waiting.state, waiting.reason, waiting.attempts) == ("waiting", "UNREACHABLE", 0)
+        servers.elasticsearch.start()
+        assert 0 < followed() < len(rows)
+        until(lambda: world.place.run(run_id).state not in {"waiting", "queued", "running"})
+        assert worker.stop() == 0
+    ended = world.place.run(run_id)
+    assert ended.state == "succeeded", (ended.reason, ended.error, worker.text[-3000:])
+    assert {row["createdby"] for row in world.rows().values()} == {TARGET}
     world.agree(rows)
 
 
