@@ -15,7 +15,7 @@ help:
 	@echo "make versions stores and search on the other supported versions of Cassandra and Elasticsearch"
 	@echo "make lint     ruff and mypy alone"
 	@echo "make bench    speed and memory, as ratios measured in one run"
-	@echo "make soak     ten minutes of merges: no process grows, nothing is left (MINUTES=3 for fewer)"
+	@echo "make soak     ten minutes of merges: no process grows, nothing is left (MINUTES=3 for fewer, LEDGER=postgresql)"
 	@echo "make install  .venv with everything in it, from constraints.txt"
 	@echo "make docs     docs/settings.md from lern/settings.py"
 	@echo "make clean    remove .venv, caches and the embedded default's files"
@@ -63,8 +63,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m bench
 
 MINUTES ?= 10
+LEDGER ?= sqlite
 soak: $(INSTALLED)
-	$(BIN)/python -m bench.soak $(MINUTES)
+	$(BIN)/python -m bench.soak $(MINUTES) $(LEDGER)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m lern.settings > docs/settings.md

@@ -2,9 +2,10 @@
 
 Events are added to a file that a bridge watches, two workers carry them out, and Flower's pages are looked at.
 
-    python -m bench.soak [MINUTES]
+    python -m bench.soak [MINUTES [postgresql]]
 
-What is compared are medians: of the last quarter against the second. The first is for caches to fill.
+The ledger is in SQLite, or in a PostgreSQL of its own. What is compared are medians: of the last quarter against the
+second. The first is for caches to fill.
 """
 
 import os
@@ -15,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
@@ -35,9 +37,12 @@ from lern.locks import PREFIX
 from lern.redis_server import free_port
 from lern.services import Services
 from lern.store.tables import ASSESSMENT_AGGREGATOR, USER_CONTENT_CONSUMPTION, USER_ENROLMENTS
+from tests.servers.postgres import PostgresServer
 from workflows.intake import Message, judge
 
-MINUTES: Final = 10.0
+MINUTES: Final = "10"
+SQLITE: Final = "sqlite"
+_SESSIONS: Final = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
 EVERY: Final = 2.0
 # Runs on their way at most: the stream is as fast as the workers, and no backlog hides behind it.
 UNDER_WAY: Final = 40
@@ -116,6 +121,7 @@ class Soak:
         self._flower = flower
         self._watched: dict[int, Watched] = {}
         self._clients: list[int] = []
+        self._sessions: list[int] = []
         self._runs: list[str] = []
         # Runs so far, and what Redis keeps in memory then.
         self._redis: list[tuple[int, int]] = []
@@ -179,6 +185,14 @@ class Soak:
         info: Any = self._parts.broker.info("clients")
         self._clients.append(int(info["connected_clients"]))
         self._redis.append((len(self._runs), self._redis_memory()))
+        self._sessions.append(self._sessions_of_ledger())
+
+    def _sessions_of_ledger(self) -> int:
+        """Count the connections to a ledger that is a server's; SQLite's are open files."""
+        if self._parts.settings.ledger_url_or_default.startswith("sqlite"):
+            return 0
+        with self._parts.ledger._database.read() as connection:  # noqa: SLF001 - what no part of the ledger tells
+            return int(connection.scalar(_SESSIONS) or 0)
 
     def _redis_memory(self) -> int:
         info: Any = self._parts.broker.info("memory")
@@ -190,6 +204,8 @@ class Soak:
             yield from verdicts(watched)
         early, late = quarters(self._clients)
         yield Verdict("connections to Redis", early, late, late <= early + LATE * len(self._watched))
+        early, late = quarters(self._sessions)
+        yield Verdict("connections to PostgreSQL", early, late, late <= early + LATE * len(self._watched))
         runs, memory = self._redis[len(self._redis) // 4]
         per_run = (self._redis_memory() - memory) / max(1, len(self._runs) - runs)
         yield Verdict("Redis: bytes kept per run", 0, per_run, per_run <= REDIS_BYTES_PER_RUN)
@@ -221,10 +237,27 @@ def files_of(directory: Path) -> set[str]:
     return {re.sub(r"worker-\w+", "worker", str(file.relative_to(directory))) for file in directory.rglob("*")}
 
 
-def main(minutes: float = MINUTES) -> int:
+@contextmanager
+def ledger_in(kind: str) -> Iterator[dict[str, str]]:
+    """Give the settings of a ledger: of SQLite none, of PostgreSQL those of a server of its own."""
+    if kind == SQLITE:
+        yield {}
+        return
+    server = PostgresServer()
+    try:
+        server.start()
+        yield {"LERN_LEDGER_URL": server.new_database()}
+    finally:
+        server.remove()
+
+
+def main(minutes: str = MINUTES, ledger: str = SQLITE) -> int:
     """Soak, print a table, and give 1 if something is not flat."""
     console = Console()
-    with embedded() as parts, tempfile.TemporaryFile() as log, ExitStack() as ends:
+    with ExitStack() as ends:
+        settings = ends.enter_context(ledger_in(ledger))
+        parts = ends.enter_context(embedded(**settings))
+        log = ends.enter_context(tempfile.TemporaryFile())
         quiet = {**environ(parts.settings), "LERN_LOG_LEVEL": "WARNING"}
         started: dict[str, Child] = {}
         for number in range(SOAK_WORKERS):
@@ -242,8 +275,8 @@ def main(minutes: float = MINUTES) -> int:
         address = f"http://127.0.0.1:{port}"
         until(lambda: _answers(address), 60)
         soak = Soak(parts, started, events_file, address)
-        console.print(f"soaking for {minutes:g} minutes")
-        soak.run(minutes * 60)
+        console.print(f"soaking for {minutes} minutes, the ledger in {ledger}")
+        soak.run(float(minutes) * 60)
         found = list(soak.verdicts())
         exits = {name: _ended(child) for name, child in started.items()}
         found += [Verdict(f"{name}: exit code after SIGTERM", 0, code, code == 0) for name, code in exits.items()]
@@ -252,7 +285,7 @@ def main(minutes: float = MINUTES) -> int:
         found.append(Verdict("errors in the logs", 0, len(said), not said))
         temporary = sum(1 for name in files_of(parts.settings.data_dir) if name.endswith((".tmp", ".new")))
         found.append(Verdict("temporary files left", 0, temporary, not temporary))
-    table = Table(title=f"{soak.merges:,} merges in {minutes:g} minutes")
+    table = Table(title=f"{soak.merges:,} merges in {minutes} minutes, the ledger in {ledger}")
     for heading in ("", "second quarter", "last quarter", ""):
         table.add_column(heading, justify="right" if heading else "left")
     for one in found:
@@ -281,4 +314,4 @@ def _ended(child: Child) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(float, sys.argv[1:2])))
+    sys.exit(main(*sys.argv[1:3]))
