@@ -18,7 +18,8 @@ from lern.services import Services
 from lern.settings import Settings
 from tests.servers.server import Server
 
-QUICK = {"delivery.timeout.ms": 2_000}
+# Less patient than production, and patient enough for a busy machine.
+QUICK = {"delivery.timeout.ms": 4_000}
 
 
 def create(server: Server, topic: str, config: dict[str, str] | None = None) -> None:
