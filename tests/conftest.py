@@ -1,6 +1,7 @@
-"""What every test relies on: no settings but its own, and Hypothesis without a clock."""
+"""What every test relies on: no settings but its own, Ctrl-C that is heard, and Hypothesis without a clock."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,5 +33,7 @@ _forget_settings()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how Hypothesis looks for examples."""
+    """Choose how Hypothesis looks for examples, and let Ctrl-C be heard."""
+    # A shell has its background jobs ignore it, and so would every program that a test starts from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile(config.getoption("hypothesis_profile", None) or ("ci" if os.environ.get("CI") else "local"))
