@@ -14,10 +14,13 @@ from lern.settings import Settings
 app = typer.Typer()
 
 
-def command(*options: str) -> list[str]:
-    """Give the command line of Flower, which works elsewhere than where this is typed."""
-    conf = os.environ.get("FLOWER_CONF")
-    here = [f"--conf={Path(conf).absolute()}"] if conf else []
+def command(*options: str, conf: Path | None = None) -> list[str]:
+    """Give the command line of Flower, which works elsewhere than where this is typed.
+
+    `conf`: a file of Flower's options, FLOWER_CONF's otherwise.
+    """
+    named = conf or os.environ.get("FLOWER_CONF")
+    here = [f"--conf={Path(named).absolute()}"] if named else []
     return [sys.executable, "-m", "lern.flower", *here, *options]
 
 
@@ -29,7 +32,6 @@ def flower(
         int | None, typer.Option("--port", "-p", min=1, max=65_535, help="LERN_FLOWER_PORT otherwise.")
     ] = None,
     address: Annotated[str | None, typer.Option("--address", help="LERN_FLOWER_ADDRESS otherwise.")] = None,
-    # Flower works elsewhere than where this is typed, and would read its own file there, or none.
     conf: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +39,6 @@ def flower(
             envvar="FLOWER_CONF",
             exists=True,
             dir_okay=False,
-            resolve_path=True,
             help="A file of Flower's options, in Python.",
         ),
     ] = None,
@@ -52,7 +53,7 @@ def flower(
     prepare(settings)
     given = {"flower_port": port, "flower_address": address}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    options = command(*([] if conf is None else [f"--conf={conf}"]), *context.args)
+    options = command(*context.args, conf=conf)
     if not settings.embedded_redis:
         replace_with(options, environ(settings))
     with (
