@@ -241,6 +241,8 @@ def perform(
     with logged_with, services.ledger.keep_connection():
         begun = time.monotonic()
         outcome, workflow = _attempt(services, name, body, run_id, generation, token)
+        if isinstance(outcome, Failed):
+            _announce_failure(services, run_id)
         seconds = time.monotonic() - begun
         metrics.step_ended(workflow, name, _word(outcome), seconds)
         _tell(services, name, run_id, outcome, seconds)
@@ -252,16 +254,18 @@ def _attempt(
 ) -> tuple[Outcome, str]:
     """Carry it out, and give the run's workflow besides, empty where the run could not be read."""
     workflow = ""
-    try:
-        run = services.ledger.peek(run_id)
-        if run is None:
-            return Ended("no such run"), workflow
-        workflow = run.workflow
-        structlog.contextvars.bind_contextvars(users=sorted({run.source, run.target}))
-        with _hold(services, run, name, token) as (held, concerned):
+    with ExitStack() as until_decided:
+        try:
+            run = services.ledger.peek(run_id)
+            if run is None:
+                return Ended("no such run"), workflow
+            workflow = run.workflow
+            structlog.contextvars.bind_contextvars(users=sorted({run.source, run.target}))
+            held, concerned = until_decided.enter_context(_hold(services, run, name, token))
             return _carry_on(services, name, body, run, generation, token, held, concerned), workflow
-    except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
-        return _decide(services, name, run_id, generation, token, error), workflow
+        except Exception as error:  # noqa: BLE001 - every error becomes a decision; the ledger's own is handed on
+            # While the users are still held: a step that the ledger calls running and that holds nobody counts as dead.
+            return _decide(services, name, run_id, generation, token, error), workflow
 
 
 def _carry_on(
@@ -367,11 +371,6 @@ def _decide(services: Services, name: str, run_id: str, generation: int, token: 
         if not ledger.fail(run_id, name, generation, mine, at, decision.code, decision.reason, announcement):
             return Ended(_OVERTAKEN)
         metrics.run_ended(run.workflow, "failed")
-        try:
-            deliver(services, run_id)
-        except Exception as problem:  # noqa: BLE001 - the decision stands, whatever keeps it from being announced
-            # The run has failed all the same, and whoever waits for it is told; the sweeper sends it later.
-            log.warning("the failure is announced later", reason=describe(problem))
         return Failed(decision.code, decision.reason)
     next_at = at + round(decision.seconds * 1000)
     counts = isinstance(decision, Retry)
@@ -391,6 +390,15 @@ def _announcement(services: Services, run_id: str, generation: int, decision: Gi
     if detail is None:
         return None
     return events.failed(topic, run_id, generation, detail.event, decision.code, decision.reason)
+
+
+def _announce_failure(services: Services, run_id: str) -> None:
+    """Send what the ledger has planned with the failure. Nobody is held meanwhile: Kafka may be away."""
+    try:
+        deliver(services, run_id)
+    except Exception as problem:  # noqa: BLE001 - the decision stands, whatever keeps it from being announced
+        # The run has failed all the same, and whoever waits for it is told; the sweeper sends it later.
+        log.warning("the failure is announced later", reason=describe(problem))
 
 
 def _tell(services: Services, name: str, run_id: str, outcome: Outcome, seconds: float) -> None:

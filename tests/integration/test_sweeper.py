@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from lern.errors import LernError, Stopping, Transient, Unreachable
 from lern.ledger import Started
 from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent
 from tasks import merge
-from tasks.step import now_ms
+from tasks.step import Aside, Result, Work, now_ms, perform
 from tasks.sweeper import EPOCH, EVENT_LEFT_AFTER, LEADER, VERIFIED, Sweeper
 from tests.acceptance.place import Place, message
 from tests.servers.redis import RedisServer
@@ -123,6 +124,29 @@ def test_a_step_that_still_holds_its_users_is_left_alone(place: Place, sweeper: 
     with place.services.locks.hold(["a", "b"], "alive", 0):
         place.services.ledger.begin(run_id, merge.CONTENT, 1, "alive", now_ms(), 5)
         assert sweeper.sweep() == 0
+
+
+@pytest.mark.parametrize("error", [Unreachable("store", "no answer"), Transient("no luck"), Stopping("SIGTERM")])
+def test_a_step_that_steps_aside_has_not_died_however_the_sweeper_looks(
+    place: Place, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch, error: LernError
+) -> None:
+    """Of a server that is away for hours a step hears often: each time it is running until the ledger says it waits."""
+    run_id = place.enter("a", "b")
+    empty(place)
+    ledger = place.services.ledger
+    real = ledger.step_aside
+
+    def body(_: Work) -> Result:
+        raise error
+
+    def step_aside(*arguments: Any, **options: Any) -> bool:
+        assert sweeper.sweep() == 0
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(ledger, "step_aside", step_aside)
+    assert isinstance(perform(place.services, merge.CONTENT, body, run_id, 1), Aside)
+    assert (place.run(run_id).state, place.run(run_id).lost) == ("waiting", 0)
+    assert place.services.locks.tokens(["a", "b"]) == {}
 
 
 def test_a_broker_that_lost_its_memory_gets_everything_unfinished_again(place: Place, sweeper: Sweeper) -> None:
