@@ -10,7 +10,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -45,6 +45,9 @@ AT_ONCE: Final = 200
 EVENT_LEFT_AFTER: Final = 60_000
 # A sweep may wait for the ledger's lock (30 s), more than once. A loop that stands for longer (s) hangs.
 PATIENCE: Final = 120.0
+# How long (s), besides the time that a step waits for its users, it may be found without them until its worker is
+# believed to be dead. One that has lost the ledger lets them go, and asks for them a second after the ledger answers.
+RETURNS_WITHIN: Final = 2.0
 # By this name a worker's health says that it cannot sweep.
 _SWEEPER: Final = "sweeper"
 
@@ -52,18 +55,24 @@ _SWEEPER: Final = "sweeper"
 class Sweeper:
     """One sweep after the other, for one process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, returns_within: float | None = None) -> None:
         """Use services of its own: it runs in a thread beside others."""
         self._services = services
+        default = RETURNS_WITHIN + services.settings.lock_wait
+        self._returns_within = default if returns_within is None else returns_within
         self._turn: Any = None
+        # Steps that the last sweep found without their users, by run and token, and since when.
+        self._alone: dict[tuple[str, str | None], float] = {}
 
     def sweep(self) -> int:
         """Sweep once if it is our turn; give how many steps were sent."""
+        # What was seen by no sweep in a row counts no more: in between a step may have come back, and gone again.
+        seen, self._alone = self._alone, {}
         if not self._is_our_turn():
             return 0
         sent = self.remember()
         sent += self._send_due()
-        sent += self._recover_dead()
+        sent += self._recover_dead(seen)
         sent += self._recover_lost()
         sent += self._recover_intakes()
         sent += self._verify()
@@ -108,17 +117,23 @@ class Sweeper:
         ledger = self._services.ledger
         return sum(self._send(p) for p in ledger.due(now_ms(), AT_ONCE) if ledger.requeue(p, now_ms()))
 
-    def _recover_dead(self) -> int:
+    def _recover_dead(self, seen: Mapping[tuple[str, str | None], float]) -> int:
         """Send again the steps that are running by the ledger while nobody holds their users for them.
 
         The lock is taken before the ledger says running and given back after it says done, so a running
-        step without its lock has died, or has lost its lock and stops before its next write.
+        step without its lock has died, or has lost its lock and stops before its next write. Or it has lost
+        the ledger and will be back: that is no death, of which a step survives only so many. `seen`: what the
+        sweep before has found.
         """
         ledger, locks = self._services.ledger, self._services.locks
         sent = 0
         for pending in self._paged(ledger.running):
             held = locks.tokens([pending.source, pending.target])
-            if pending.token not in held.values() and ledger.requeue(pending, now_ms()):
+            if pending.token in held.values():
+                continue
+            now = time.monotonic()
+            since = self._alone[pending.run_id, pending.token] = seen.get((pending.run_id, pending.token), now)
+            if now - since >= self._returns_within and ledger.requeue(pending, now_ms()):
                 log.warning("a worker died in this step", run=pending.run_id, step=pending.step)
                 sent += self._send(pending)
         return sent

@@ -121,7 +121,8 @@ def recover(plan: Plan) -> None:
         _start(work)
         work_off()
     _start(plan.work)
-    sweeping = Sweeper(parts)
+    # The dead do not come back.
+    sweeping = Sweeper(parts, returns_within=0.0)
     if plan.redis_forgets:
         sweeping.remember()
     work_off()

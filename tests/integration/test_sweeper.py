@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lern.errors import LernError, Stopping, Transient, Unreachable
-from lern.ledger import Started
+from lern.ledger import Pending, Started
 from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent
 from tasks import merge
@@ -107,7 +107,8 @@ def test_a_step_that_stepped_aside_is_sent_when_it_is_due_and_not_before(place: 
     assert not ledger.requeue(due[0], later)
 
 
-def test_a_step_whose_worker_died_is_sent_again_at_the_step_it_was_in(place: Place, sweeper: Sweeper) -> None:
+def test_a_step_whose_worker_died_is_sent_again_at_the_step_it_was_in(place: Place) -> None:
+    sweeper = Sweeper(place.services, returns_within=0.0)
     run_id = place.enter("a", "b")
     place.step(run_id)
     empty(place)
@@ -116,6 +117,41 @@ def test_a_step_whose_worker_died_is_sent_again_at_the_step_it_was_in(place: Pla
     assert sweeper.sweep() == 1
     assert tasks_in(place) == [merge.ENROLMENTS]
     assert place.run(run_id).lost == 1
+
+
+def test_a_step_that_comes_back_to_its_users_is_not_taken_for_dead(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that had lost the ledger: however often, as long as none of its absences lasts."""
+    patient = Sweeper(place.services, returns_within=3.0)
+    clock = [1_000.0]
+    monkeypatch.setattr("tasks.sweeper.time.monotonic", lambda: clock[0])
+    run_id = place.enter("a", "b")
+    empty(place)
+    place.services.ledger.begin(run_id, merge.CONTENT, 1, "comes-back", now_ms(), 5)
+    for _ in range(5):
+        assert patient.sweep() == 0
+        clock[0] += 2
+        with place.services.locks.hold(["a", "b"], "comes-back", 0):
+            assert patient.sweep() == 0
+    assert patient.sweep() == 0
+    # Nobody knows what was in between two sweeps of which one could not be made.
+    clock[0] += 2
+    monkeypatch.setattr(place.services.ledger, "running", away)
+    with pytest.raises(Unreachable):
+        patient.sweep()
+    monkeypatch.undo()
+    monkeypatch.setattr("tasks.sweeper.time.monotonic", lambda: clock[0])
+    clock[0] += 2
+    assert patient.sweep() == 0
+    assert place.run(run_id).lost == 0
+    clock[0] += 3
+    assert patient.sweep() == 1
+    assert place.run(run_id).lost == 1
+
+
+def away(**_: object) -> list[Pending]:
+    raise Unreachable("ledger", "it is away")
 
 
 def test_a_step_that_still_holds_its_users_is_left_alone(place: Place, sweeper: Sweeper) -> None:
