@@ -20,12 +20,12 @@ from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
+from lern.postgresql import watched
 from lern.sqlite import begin_immediate
 from lern.urls import redacted, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 5.0
-_CONNECT_SECONDS: Final = 5
 
 # SQLite's, of a file that it cannot make sense of. The low byte of its code is the error.
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -263,7 +263,7 @@ def _postgresql_engine(url: str) -> sa.Engine:
         pool_reset_on_return=None,
         pool_size=2,
         max_overflow=8,
-        connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "lern-ledger"},
+        connect_args={**watched(url), "application_name": "lern-ledger"},
     )
 
     @sa.event.listens_for(engine, "checkin")

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lern.errors import Damaged, LernError, Transient, Unreachable
+from lern.postgresql import watched
 
 # How long (s) a writer waits for another one's transaction on SQLite.
 BUSY_TIMEOUT: Final = 30
@@ -233,7 +234,7 @@ def _open(url: sa.URL) -> sa.Engine:
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT})
         sa.event.listen(engine, "connect", _prepare_sqlite)
     else:
-        engine = sa.create_engine(url, connect_args={"autocommit": True})
+        engine = sa.create_engine(url, connect_args={**watched(url), "autocommit": True})
     return engine
 
 
