@@ -51,7 +51,8 @@ def _plan(work: Work, finder: Finder) -> None:
     # Where the target has been merged into the source meanwhile, there is nobody to give more to.
     if work.target == work.source:
         return
-    for bunch in finder.bunches(settings.chunk_rows):
+    # Of a million batches perhaps none is the source's: whoever is to stop does not go through all of them first.
+    for bunch in finder.bunches(settings.chunk_rows, lambda _done: work.go_on()):
         time, at_once = work.run.event_time, settings.ownership_write_size
         work.plan(ownership.KIND, OwnershipChunk.of(work.source, work.target, time, at_once, bunch))
 

@@ -76,6 +76,7 @@ class Plan:
         """Have the documents follow their batches, whatever these say; give how many batches the plan is about."""
         keys: set[Key] = set()
         for chunk in self.chunks():
+            self.work.go_on()
             keys.update(chunk.keys)
             self._follow(chunk)
         return len(keys)
@@ -88,6 +89,7 @@ class Plan:
         found = 0
         error: LernError | None = None
         for chunk in self.chunks():
+            self.work.go_on()
             try:
                 found += chunk.without(self._taken).settle(self.work.services.store, self.work.guard)
             except (BadRow, Unsettled) as caught:
