@@ -111,17 +111,22 @@ ACTS: Final = {
 def carry_out(parts: Services, act: Act, runs: Iterator[Run], job: Job, ending: Callable[[], bool]) -> None:
     """Do it for every run, some at a time: noted in the ledger each by itself, sent together."""
     noted: list[Run] = []
-    for run in runs:
-        if ending():
-            job.error = "Flower was ended; the rest is as before."
-            break
-        try:
-            noted.append(act.note(parts, run.id, job.who, now_ms()))
-        except Refused as refused:
-            job.refuse(run.id, str(refused))
-        if len(noted) >= AT_ONCE:
-            _send(parts, noted, job)
-    _send(parts, noted, job)
+    try:
+        for run in runs:
+            if ending():
+                job.error = "Flower was ended; the rest is as before."
+                break
+            try:
+                noted.append(act.note(parts, run.id, job.who, now_ms()))
+            except Refused as refused:
+                job.refuse(run.id, str(refused))
+            if len(noted) >= AT_ONCE:
+                _send(parts, noted, job)
+    except Unreachable as error:
+        job.error = f"{error}. The rest is as before."
+    finally:
+        # What is noted has begun, whatever became of the next one.
+        _send(parts, noted, job)
 
 
 def _send(parts: Services, noted: list[Run], job: Job) -> None:
