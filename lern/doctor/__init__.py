@@ -55,10 +55,15 @@ def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
         "relations": settings.relations_url_or(broker_url),
         "lms-service's Redis": settings.lms_redis_url,
     }
+    failing = set()
     for name, url in others.items():
         if url is not None and not _same_server(url, broker_url):
-            yield from redis_server(name, url, settings, clock=name == "locks")
-    yield relations(settings.relations_url_or(broker_url))
+            for found in redis_server(name, url, settings, clock=name == "locks"):
+                yield found
+                if found.level == "problem":
+                    failing.add(name)
+    if "relations" not in failing:  # A server that is away is one problem, not two.
+        yield relations(settings.relations_url_or(broker_url))
     yield from servers(settings)
 
 

@@ -401,6 +401,12 @@ def test_the_doctor_says_what_to_do_about_a_server_that_is_away(cli: Cli) -> Non
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_the_doctor_counts_a_server_that_is_away_once(cli: Cli) -> None:
+    done = cli("doctor", "--json", LERN_RELATIONS_URL="redis://127.0.0.1:1/10")
+    problems = [found["name"] for found in json.loads(done.stdout) if found["level"] == "problem"]
+    assert problems == ["relations"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "code", "words"),
     [
