@@ -27,15 +27,14 @@ app.command()(watch)
 SHORT: Final = 8
 SHORTEST: Final = 4
 CANDIDATES: Final = 200
+WORKFLOWS: Final = ("merge", "ownership", "undo", "sweep", "verification")
 
 
 @app.command(name="list")
 def list_runs(
     *,
     state: Annotated[str | None, typer.Option("--state", "-s", help=f"One of {', '.join(get_args(RunState))}.")] = None,
-    workflow: Annotated[
-        str | None, typer.Option("--workflow", "-w", help="merge, ownership, undo, sweep, verification.")
-    ] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", "-w", help=f"One of {', '.join(WORKFLOWS)}.")] = None,
     user: Annotated[
         str | None, typer.Option("--user", "-u", help="Runs with this account as source or target.")
     ] = None,
@@ -48,7 +47,7 @@ def list_runs(
     with ledger_of(Settings.load()) as ledger:
         found = ledger.runs(
             state=_state(state),
-            workflow=workflow,
+            workflow=_workflow(workflow),
             user=user,
             since=moment_of(since, "--since"),
             until=moment_of(until, "--until"),
@@ -74,6 +73,12 @@ def _state(name: str | None) -> RunState | None:
     if name not in known:
         raise WrongUse(f"--state {name!r}: one of {', '.join(known)} was expected")
     return known[name]
+
+
+def _workflow(name: str | None) -> str | None:
+    if name is not None and name not in WORKFLOWS:
+        raise WrongUse(f"--workflow {name!r}: one of {', '.join(WORKFLOWS)} was expected")
+    return name
 
 
 def table(runs: list[Run], *, short: bool) -> Any:

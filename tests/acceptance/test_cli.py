@@ -412,6 +412,7 @@ def test_the_doctor_counts_a_server_that_is_away_once(cli: Cli) -> None:
     [
         (["runs", "show", "nobody"], {}, 1, "no run nobody"),
         (["runs", "list", "--state", "happy"], {}, 2, "one of queued"),
+        (["runs", "list", "--workflow", "transfer"], {}, 2, "one of merge, ownership"),
         (["runs", "list", "--since", "yesterday-ish"], {}, 2, "--since"),
         (["dead", "show", "7"], {}, 1, "no dead letter 7"),
         (["process", "missing.jsonl"], {}, 2, "is not there"),

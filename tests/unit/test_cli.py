@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 import typer
 
-from lern import phrases
-from lern.cli import console
+import workflows
+from lern import late, phrases, undo, verification
+from lern.cli import console, runs
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
 from lern.cli.problems import FAILED, WrongUse, told
@@ -37,6 +38,11 @@ def test_every_command_of_the_table_is_there(name: str) -> None:
     command = loaded(name)
     assert command.name == name
     assert command.help
+
+
+def test_runs_can_be_listed_by_every_workflow() -> None:
+    own = {undo.WORKFLOW, late.WORKFLOW, verification.WORKFLOW}
+    assert set(runs.WORKFLOWS) == own | workflows.WORKFLOWS.keys()
 
 
 @pytest.mark.parametrize(
