@@ -15,6 +15,8 @@ ADMIN: Final = "Look, retry, undo"
 OPERATOR: Final = "Run it"
 DATA: Final = "Learner rows and schemas"
 
+COMPLETION: Final = ("install_completion", "show_completion")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -77,7 +79,16 @@ def loaded(name: str) -> Any:
     command = typer.main.get_command(application)
     command.name = name
     command.help = command.help or COMMANDS[name].help
+    # Completion is the whole program's: there it is offered, not once more by each command.
+    command.params = [one for one in command.params if one.name not in COMPLETION]
+    for one in (command, *getattr(command, "commands", {}).values()):
+        one.help = _filled(one.help)
     return command
+
+
+def _filled(text: str) -> str:
+    """Leave lines to be broken where the terminal ends: Typer keeps the source's but in the first paragraph."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 app = typer.Typer(

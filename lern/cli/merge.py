@@ -20,8 +20,10 @@ NAMES: Final = {"edata.fromAccountId": "SOURCE", "edata.toAccountId": "TARGET", 
 
 @app.command()
 def merge(
-    source: Annotated[str, typer.Argument(help="The account that is merged away.", show_default=False)],
-    target: Annotated[str, typer.Argument(help="The account that stays.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The account that is merged away.", show_default=False)
+    ],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The account that stays.", show_default=False)],
     *,
     key: Annotated[
         str | None, typer.Option("--key", help="Merges of the same accounts with the same key are one run.")

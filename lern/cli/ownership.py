@@ -29,7 +29,9 @@ def ownership() -> None:
 
 @app.command()
 def check(
-    user: Annotated[str, typer.Argument(help="The user whose batches are looked for.", show_default=False)],
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="The user whose batches are looked for.", show_default=False)
+    ],
     *,
     repair: Annotated[
         bool, typer.Option("--repair", help="Have the documents that disagree with the database follow it.")

@@ -24,8 +24,10 @@ app = typer.Typer()
 
 @app.command()
 def transfer(
-    source: Annotated[str, typer.Argument(help="The user whose course batches these are.", show_default=False)],
-    target: Annotated[str, typer.Argument(help="The user who is to have them.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The user whose course batches these are.", show_default=False)
+    ],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The user who is to have them.", show_default=False)],
     *,
     org: Annotated[
         str | None,

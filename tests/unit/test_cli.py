@@ -38,6 +38,9 @@ def test_every_command_of_the_table_is_there(name: str) -> None:
     command = loaded(name)
     assert command.name == name
     assert command.help
+    assert not {param.name for param in command.params} & {"install_completion", "show_completion"}
+    for one in (command, *getattr(command, "commands", {}).values()):
+        assert "\n" not in one.help.replace("\n\n", "")
 
 
 def test_runs_can_be_listed_by_every_workflow() -> None:
