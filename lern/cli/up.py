@@ -141,4 +141,9 @@ def _all_ready(running: RunningStack) -> bool:
 
 def _end_of(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
-    return f"{log} ends: {lines[-1] if lines else 'empty'}"
+    last = lines[-1] if lines else "empty"
+    # Who waits at the terminal has no lines above: what the part that gave up said last is the cause.
+    name, gave_up, _ = last.removeprefix("lern: ").partition(" has ended")
+    said = [text.strip() for part, bar, text in (line.partition("│") for line in lines) if bar and part.strip() == name]
+    cause = next(filter(None, reversed(said)), "") if gave_up else ""
+    return f"{log} ends: {last}" + (f"; {name} said: {cause.removeprefix('lern: ')}" if cause else "")

@@ -67,7 +67,10 @@ def main() -> int:
         sys.stderr.write(f"lern: {error}\n")
         return WRONG
     except OSError as error:
-        sys.stderr.write(f"lern: {options.address}:{options.port} cannot be listened on: {error.strerror or error}\n")
+        sys.stderr.write(
+            f"lern: {options.address}:{options.port} cannot be listened on: {error.strerror or error}. "
+            "LERN_FLOWER_ADDRESS and LERN_FLOWER_PORT name another\n"
+        )
         return FAILED
 
     def end(_number: int, _frame: Any) -> None:

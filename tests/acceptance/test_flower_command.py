@@ -1,5 +1,6 @@
 """`lern flower`, as it is typed: with everything embedded, and for others to reach."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,16 @@ def test_a_ledger_that_is_away_does_not_keep_flower_from_its_work(
         until(lambda: answers(f"{url}/lern/process", flower.pid) or flower.exit_code is not None)
         runs = httpx.get(f"{url}/api/lern/runs", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
         assert (runs.status_code, "ledger" in runs.text) == (503, True)
+
+
+def test_a_port_that_somebody_has_is_said_with_what_to_do(settings: Settings, tmp_path: Path) -> None:
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", settings.flower_port))
+        somebody.listen()
+        with Process("flower", settings, tmp_path / "flower.log") as flower:
+            assert flower.wait(PATIENCE) == 1
+            assert f":{settings.flower_port} cannot be listened on" in flower.text
+            assert "LERN_FLOWER_PORT" in flower.text
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,7 @@ def test_a_part_that_cannot_work_ends_the_stack_with_its_error(make_stack: Calla
     assert up.returncode == 1
     assert "flower has ended with code 2" in up.stderr
     assert "nobody has a name" in stack.log
+    assert "nobody has a name" in up.stderr
     assert stack.lern("status").returncode == 1
 
 
