@@ -189,6 +189,8 @@ def test_it_goes_down_and_leaves_nothing(stack: Watched) -> None:
 
 
 def test_in_the_foreground_ctrl_c_ends_it_in_the_reverse_order(stack: Watched) -> None:
+    # Another worker of the tests may have had the ones before.
+    stack.lern("down")
     with Terminal([*LERN, "up"], stack.environment) as terminal:
         terminal.shows("ready: http://")
         assert "no worker is running" not in stack.lern("merge", "p", "q").stderr
@@ -201,6 +203,7 @@ def test_in_the_foreground_ctrl_c_ends_it_in_the_reverse_order(stack: Watched) -
 
 
 def test_a_stack_that_is_killed_ends_and_what_is_left_goes_down(stack: Watched) -> None:
+    stack.lern("down")
     stack.up_but_not_in_time()
     until((stack.directory / "up.json").exists)
     until(lambda: stack.states() == {"ready"})
