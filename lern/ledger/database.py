@@ -98,9 +98,10 @@ class Database:
 
     @contextmanager
     def keep(self) -> Iterator[None]:
-        """Have what this thread reads within the block share a connection, and what it writes another.
+        """Have what this thread reads within the block share a connection, and what it writes another in SQLite.
 
-        To take one out of the pool and give it back takes as long as most of what is asked of it.
+        In PostgreSQL, where each is a process of the server, it is one for both. To take one out of the pool and give
+        it back takes as long as most of what is asked of it.
         """
         before, engine = self._thread.kept, self.engine
         mine = self._thread.kept = _Kept(engine)
@@ -116,6 +117,8 @@ class Database:
     @contextmanager
     def _connected(self, patience: float) -> Iterator[sa.Connection]:
         """Lend a connection to nobody else meanwhile. `patience`: seconds that SQLite itself waits for others."""
+        if not self.is_sqlite:
+            patience = 0
         engine, kept = self.engine, self._thread.kept
         if kept is None or kept.engine is not engine:
             with engine.connect() as connection:
