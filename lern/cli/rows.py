@@ -36,8 +36,8 @@ def load(
     """Write the rows of a file to the store: every line is checked before the first is written.
 
     A line is [bold]{"table": …, "row": {…}}[/bold]; null columns are left out, times are ISO-8601 UTC. A row that
-    stands already keeps the columns that the file does not name. The table "relations" goes to Redis:
-    [bold]{"key": …, "members": […]}[/bold].
+    stands already keeps the columns that the file does not name, or gives as null or as an empty list or map. The
+    table "relations" goes to Redis: [bold]{"key": …, "members": […]}[/bold].
     """
     settings = Settings.load()
     if settings.store_url is None:
