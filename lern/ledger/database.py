@@ -229,8 +229,10 @@ class Database:
             raise SchemaMissing(problem) from cause
         if state is not None and state.startswith(_REPEATABLE):
             raise Transient(f"ledger: {problem}") from cause
-        # A connection that broke has no SQLSTATE: the server could not say anything any more.
-        if state.startswith(_GONE) if state else type(error).__name__ in {"OperationalError", "InterfaceError"}:
+        driver = self.engine.dialect.loaded_dbapi
+        # A connection that broke has no SQLSTATE, nor one that was never answered (an error of a kind of its own): the
+        # server could not say anything.
+        if state.startswith(_GONE) if state else isinstance(error, driver.OperationalError | driver.InterfaceError):
             raise Unreachable("ledger", problem) from cause
         raise cause
 

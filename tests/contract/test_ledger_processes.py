@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import socket
 import sqlite3
 import threading
 from collections import Counter
@@ -448,6 +449,15 @@ class TestUnreachable:
         assert ledger.peek("A-B") is not None
         assert enter(ledger, merge("C", "D"))[0].new
         ledger.close()
+
+    def test_a_server_that_takes_connections_and_says_nothing(self) -> None:
+        """A host that hangs, or a network that drops what is sent."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            place = f"127.0.0.1:{silent.getsockname()[1]}"
+            ledger = Ledger(f"postgresql+psycopg://lern@{place}/ledger?connect_timeout=2")
+            for call in (lambda: enter(ledger, merge("C", "D")), lambda: ledger.peek("A-B"), ledger.migrate):
+                with pytest.raises(Unreachable, match="ledger cannot be reached: connection timeout"):
+                    call()
 
     def test_a_server_that_ends_connections_while_nobody_looks(self, own_postgres: PostgresServer) -> None:
         ledger = Ledger(own_postgres.new_database())
