@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from lern.errors import LernError, Transient, Unreachable
+from lern.errors import LernError, Overloaded, Transient, Unreachable
 from lern.urls import redacted
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
@@ -40,8 +40,9 @@ class Service:
     def call(self, method: str, path: str, body: object = None) -> Answer:
         """Call and read the answer, whatever its status below 500.
 
-        Raises `Unreachable` when nobody answers, `Transient` for an answer that is none of Sunbird's, as a proxy's
-        page in HTML, and for a server's failure. Nothing is repeated here: the step is.
+        Raises `Unreachable` when nobody answers, `Overloaded` when the service has too much to do, `Transient` for an
+        answer that is none of Sunbird's, as a proxy's page in HTML, and for a server's failure. Nothing is repeated
+        here: the step is.
         """
         url = self.url.rstrip("/") + path
         try:
@@ -52,7 +53,9 @@ class Service:
             raise Transient(f"{self.name} answered what nobody can read ({redacted(f'{url}: {error}')})") from error
         if response.status_code in _AWAY:
             raise Unreachable(self.name, f"{url} answered {response.status_code}")
-        if response.status_code >= _SERVER_ERROR or response.status_code == _TOO_MANY:
+        if response.status_code == _TOO_MANY:
+            raise Overloaded(self.name, f"{url} answered {response.status_code}")
+        if response.status_code >= _SERVER_ERROR:
             raise self._strange(response, f"answered {response.status_code}")
         return self._read(response, content)
 

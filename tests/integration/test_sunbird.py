@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lern import service_call
-from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.errors import LernError, Overloaded, Refused, Transient, Unreachable
 from lern.lms import LmsSearch
 from lern.users import Users, check_transfer
 from tests.batches import OTHER, SOURCE, TARGET, batch, document
@@ -69,7 +69,7 @@ def test_each_refusal_says_why(target: Reply, source: Reply, reason: str) -> Non
         (HTML, Transient, "answered text/html where JSON was expected"),
         ((200, "application/json", b"[1]"), Transient, "answered application/json where JSON was expected"),
         ((500, "text/html", b"oh"), Transient, "answered 500"),
-        ((429, "text/plain", b"slow down"), Transient, "answered 429"),
+        ((429, "text/plain", b"slow down"), Overloaded, "takes no more work at the moment: .*answered 429"),
         ((502, "text/html", b"bad gateway"), Unreachable, "answered 502"),
         ((503, "text/html", b""), Unreachable, "answered 503"),
         (envelope({}), Transient, "says nothing of user target"),
