@@ -189,9 +189,10 @@ class Soak:
 
     def _sessions_of_ledger(self) -> int:
         """Count the connections to a ledger that is a server's; SQLite's are open files."""
-        if self._parts.settings.ledger_url_or_default.startswith("sqlite"):
+        database = self._parts.ledger._database  # noqa: SLF001 - what no part of the ledger tells
+        if database.is_sqlite:
             return 0
-        with self._parts.ledger._database.read() as connection:  # noqa: SLF001 - what no part of the ledger tells
+        with database.read() as connection:
             return int(connection.scalar(_SESSIONS) or 0)
 
     def _redis_memory(self) -> int:
