@@ -192,7 +192,8 @@ def _over_ghost(table: Table, rules: Rules, target: Row, source: Row) -> Row:
     """Lay a real row over a ghost: what the ghost has and the real row lacks remains.
 
     Map entries cannot be taken away by a merge, so maps are laid over entry by entry; certificates are
-    united, because one may have been issued on a ghost.
+    united, because one may have been issued on a ghost. Where a learner was last is where he really was, enrolled
+    or not.
     """
     wanted = {**target, **source, **{name: target[name] for name in table.key}}
     for column in table.values:
@@ -202,6 +203,8 @@ def _over_ghost(table: Table, rules: Rules, target: Row, source: Row) -> Row:
                 wanted[column] = {**target[column], **source[column]}
             elif kind is Kind.RECORDS:
                 wanted[column] = rules.columns[column](source[column], target[column])
+    for group in rules.together:
+        wanted.update(_from_the_one_ahead(group, source, target))
     return wanted
 
 

@@ -170,6 +170,17 @@ class TestGhosts:
         }
         assert keeps(USER_ENROLMENTS, settled, source, policy) is None
 
+    @pytest.mark.parametrize(("mine", "theirs"), [(9, 5), (5, 9), (None, 5), (9, None)])
+    def test_a_learner_was_last_where_he_was_last_enrolled_or_not(
+        self, policy: EnrolmentPolicy, mine: int | None, theirs: int | None
+    ) -> None:
+        def at(content: str, time: int | None) -> Row:
+            return {"lastreadcontentid": content, **({} if time is None else {"lastcontentaccesstime": time})}
+
+        target, source = ghost(**at("do_9", mine)), enrolled(**at("do_5", theirs))
+        settled = settle(USER_ENROLMENTS, target, source, target, {}, policy)
+        assert settled == enrolled(**(at("do_9", 9) if mine == 9 else at("do_5", max(mine or 0, theirs or 0))))
+
     def test_a_certificate_issued_on_a_ghost_is_not_lost(self, policy: EnrolmentPolicy) -> None:
         row = merged(ghost(issued_certificates=[TOKEN_2]), enrolled(issued_certificates=[TOKEN_1]), policy)
         assert row["issued_certificates"] == [TOKEN_1, TOKEN_2]
