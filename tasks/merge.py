@@ -38,7 +38,8 @@ SYNC: Final = "merge.batch_enrolment_sync"
 # How often the source is read from the start while somebody keeps writing to it. What comes later is
 # the sweep's.
 PASSES: Final = 5
-PAIRS_AT_ONCE: Final = 50
+# Enrolments whose progress is computed together: all contents of their courses are held in memory, several times.
+PAIRS_AT_ONCE: Final = 10
 CONTENTS_AT_ONCE: Final = 1_000
 # Attempts carry their questions: a chunk of them is bounded more tightly.
 ATTEMPTS_AT_ONCE: Final = 100

@@ -209,10 +209,12 @@ class Planner:
 
     def plan(self, pairs: Sequence[tuple[str, str]]) -> Synced:
         """Plan the enrolments of some (course, batch) pairs that the learner really has."""
+        # Those of courses that were planned before would add up.
+        self._nodes.clear()
         keys = [(self.user, course, batch) for course, batch in pairs]
         enrolments = self.store.read(USER_ENROLMENTS, keys)
         real = [key for key, row in enrolments.items() if not ghost(row)]
-        self._read_nodes(sorted({(course, course) for _, course, _ in real} - self._nodes.keys()))
+        self._read_nodes(sorted({(course, course) for _, course, _ in real}))
         items: list[Item] = []
         outgoing: list[OutgoingEvent] = []
         unknown: list[str] = []
@@ -261,7 +263,7 @@ class Planner:
         yield events.enrolment_completed(self.topics.telemetry, *arguments)
 
     def _nodes_of(self, course: str, collections: Sequence[str]) -> dict[str, Nodes]:
-        """Read leaf and optional nodes, once for a run: an enrolment's units come up again and again."""
+        """Read leaf and optional nodes, once for a plan: an enrolment's units come up again and again."""
         missing = [c for c in collections if (course, c) not in self._nodes]
         if missing:
             self._read_nodes([(course, collection) for collection in missing])

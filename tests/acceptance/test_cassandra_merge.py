@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import pytest
+import redis
 from cassandra.cluster import Session
 
 import tasks.undo
@@ -485,19 +486,53 @@ def test_events_wait_for_kafka_and_no_attempt_is_used_up(events: Surroundings, k
 COURSES: Final = 40
 
 
-def load_learner(place: Place, name: str, contents: int) -> None:
-    """Load two accounts of a learner: so many contents in each course, of which the target has every second one."""
+ATTEMPTS: Final = 8  # in each course
+QUESTIONS: Final = 10  # of each attempt
+
+
+def load_learner(place: Place, name: str, contents: int, attempts: int) -> None:
+    """Load two accounts of a learner, so many contents and attempts in each of the courses, and these in two units.
+
+    The target has every second content, and everything else in every second course. Odd contents are done.
+    """
+    store = place.services.store
     for course in range(COURSES):
-        place.services.store.insert(
-            USER_CONTENT_CONSUMPTION,
-            (
-                content(user, f"do_{course:03}", f"b{course:03}", f"c{number:05}", status=1 + number % 2, viewcount=1)[
-                    1
-                ]
-                for user, step in ((f"{name}-from", 1), (f"{name}-to", 2))
-                for number in range(0, contents, step)
-            ),
-        )
+        rows = list(of_learner(f"{name}-from", f"{name}-{course:03}", contents, attempts))
+        mine = list(of_learner(f"{name}-to", f"{name}-{course:03}", contents, attempts, mine=True))
+        rows += mine if course % 2 == 0 else mine[: contents // 2]
+        for table in SETTLED:
+            store.insert(table, [row for of, row in rows if of is table])
+        relate(place, f"{name}-{course:03}", contents)
+
+
+def of_learner(user: str, course: str, contents: int, attempts: int, *, mine: bool = False) -> Iterator[Placed]:
+    """Give what one account has in a course, its contents first. `mine`: the target's, of which the source's differ."""
+    states = {f"c{number:05}": 1 + number % 2 for number in range(0, contents, 1 + mine)}
+    for name, status in states.items():
+        yield content(user, course, course, name, status=status, viewcount=1)
+    yield enrolment(user, course, course, active=True, enrolled_date=DAY + mine, status=1, contentstatus=states)
+    told = [details(TESTED, f"{user}-{number}", 5.0 + mine) for number in range(attempts)]
+    scores = {f"score:{TESTED}": 5.0 + mine, f"max_score:{TESTED}": MAX_SCORE, "completedCount": 0.0}
+    yield aggregates(user, course, course, aggregates=scores, agg_details=told)
+    yield aggregates(user, f"{course}-unit-0", course, aggregates={"completedCount": 0.0})
+    for number in range(attempts):
+        asked = [{"id": f"{number}-{question}", "score": 1.0, "resvalues": RESPONSES} for question in range(QUESTIONS)]
+        yield attempt(user, course, course, TESTED, f"{user}-{number}", last_attempted_on=DAY, question=asked)
+
+
+RESPONSES: Final = [{"1": "{'text': 'the first of several answers'}"}, {"2": "{'text': 'the second'}"}]
+
+
+def relate(place: Place, course: str, contents: int) -> None:
+    """Put the contents into two units of their course, in Redis."""
+    names = [f"c{number:05}" for number in range(contents)]
+    url = place.settings.relations_url_or(place.services.broker_url)
+    with closing(redis.Redis.from_url(url)) as cache, cache.pipeline(transaction=False) as pipeline:
+        for collection, leaves in {course: names, **{f"{course}-unit-{n}": names[n::2] for n in range(2)}}.items():
+            pipeline.sadd(f"{course}:{collection}:leafnodes", *leaves)
+        for number, name in enumerate(names):
+            pipeline.sadd(f"{course}:{name}:ancestors", course, f"{course}-unit-{number % 2}")
+        pipeline.execute()
 
 
 def peak_of_merging(place: Place, name: str) -> tuple[str, int]:
@@ -519,21 +554,39 @@ def peak_of_merging(place: Place, name: str) -> tuple[str, int]:
 def test_a_learner_with_50_000_rows_in_forty_courses_takes_no_more_memory_and_no_warning_from_the_server(
     make: Make, cassandra: Server
 ) -> None:
+    """With enrolments, aggregates, attempts and their questions, so that each of the five steps has its part."""
     place = make()
     heard = len(cassandra.log)
-    load_learner(place, "small", 25)
-    load_learner(place, "large", 1250)
+    load_learner(place, "small", 25, 2)
+    load_learner(place, "large", 1250, ATTEMPTS)
     _, one_chunk = peak_of_merging(place, "small")
     run_id, fifty = peak_of_merging(place, "large")
-    rows = COURSES * 1250
-    result = place.detail(run_id).steps[0].result or {}
-    counted = {name: result[name] for name in ("read", "copied", "merged", "deleted")}
-    assert counted == {"read": rows, "copied": rows // 2, "merged": rows // 2, "deleted": rows}
-    assert sum(1 for _ in place.services.ledger.chunks(run_id, "merge.content")) == 50
+    rows, half = COURSES * 1250, COURSES // 2
+    results = {step.name: step.result or {} for step in place.detail(run_id).steps}
+    counted = ("read", "copied", "merged", "deleted")
+    assert {name: tuple(result.get(name) for name in counted) for name, result in results.items()} == {
+        "merge.content": (rows, rows // 2, rows // 2, rows),
+        "merge.enrolments": (COURSES, half, half, COURSES),
+        "merge.aggregates": (2 * COURSES, COURSES, COURSES, 2 * COURSES),
+        "merge.assessments": (ATTEMPTS * COURSES, ATTEMPTS * COURSES, 0, ATTEMPTS * COURSES),
+        "merge.batch_enrolment_sync": (None, None, None, None),
+    }
+    assert results["merge.batch_enrolment_sync"]["enrolments"] == COURSES
+    chunks = {name: sum(1 for _ in place.services.ledger.chunks(run_id, name)) for name in results}
+    assert (chunks["merge.content"], chunks["merge.assessments"]) == (50, 4)
+    assert chunks["merge.batch_enrolment_sync"] == COURSES // 10
     store = place.services.store
     assert store.rows(USER_CONTENT_CONSUMPTION, ("large-from",), limit=1) == []
     merged = store.rows(USER_CONTENT_CONSUMPTION, ("large-to",))
     assert (len(merged), sum(row["viewcount"] for row in merged)) == (rows, rows * 3 // 2)
-    assert fifty < one_chunk * 1.3
+    enrolled = store.rows(USER_ENROLMENTS, ("large-to",))
+    assert [(row["progress"], len(row["contentstatus"])) for row in enrolled] == [(625, 1250)] * COURSES
+    for number in range(COURSES):
+        course, both = f"large-{number:03}", ATTEMPTS * (2 - number % 2)
+        [total] = store.rows(USER_ACTIVITY_AGG, ("Course", course, "large-to"))
+        assert (total["aggregates"]["completedCount"], len(total["agg_details"])) == (625, both)
+        attempts = store.rows(ASSESSMENT_AGGREGATOR, ("large-to", course, course))
+        assert [len(row["question"]) for row in attempts] == [QUESTIONS] * both
+    assert fifty < one_chunk * 1.3, (fifty, one_chunk)
     warned = [line for line in cassandra.log[heard:].splitlines() if re.search(r" (WARN|ERROR) ", line)]
     assert not [line for line in warned if re.search(r"[Bb]atch|tombstone|mutation|Mutation", line)]
