@@ -95,7 +95,10 @@ def _database(url: str) -> str:
     if urls.scheme(url).startswith("sqlite") and urls.sqlite_file(url) is None:
         raise ValueError("must name a file: in memory every process would have a database of its own")
     if urls.scheme(url) == "cassandra" and not re.match(r"cassandra://[^/?]+/\w+(\?|$)", url):
-        raise ValueError("must name host and keyspace, as in cassandra://host:9042/sunbird_courses?dc=dc1")
+        raise ValueError(
+            "must name host and keyspace, as in cassandra://host:9042/sunbird_courses?dc=dc1, and a login, if there is "
+            "one, percent-encoded before the host, as in cassandra://user:p%40ss@host:9042/…"
+        )
     return urls.sqlalchemy_url(url)
 
 

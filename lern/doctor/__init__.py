@@ -44,11 +44,13 @@ def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
     yield versions()
     yield from directory(settings.data_dir)
     yield from drivers(settings)
-    yield from ledger.examine(settings)
-    if scheme(settings.store_url_or_default) == "cassandra":
-        yield from cassandra.examine(settings)
-    else:
-        yield store(settings)
+    if _has_driver(settings.ledger_url_or_default):
+        yield from ledger.examine(settings)
+    if _has_driver(settings.store_url_or_default):
+        if scheme(settings.store_url_or_default) == "cassandra":
+            yield from cassandra.examine(settings)
+        else:
+            yield store(settings)
     yield from redis_server("broker", broker_url, settings, clock=True)
     others = {
         "locks": settings.locks_url,
@@ -103,6 +105,13 @@ def drivers(settings: Settings) -> Iterator[Finding]:
     for package, extra in wanted:
         if find_spec(package) is None:
             yield Finding("drivers", "problem", f"{package} is not installed", f"install lern[{extra}]")
+
+
+def _has_driver(url: str) -> bool:
+    """Whether a server can be asked at all: a driver that is missing has been named."""
+    kind = scheme(url).partition("+")[0]
+    package = {"cassandra": "cassandra", "postgresql": "psycopg"}.get(kind)
+    return package is None or find_spec(package) is not None
 
 
 def store(settings: Settings) -> Finding:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from lern.phrases import span
+
 Level = Literal["ok", "warning", "problem"]
 
 # Seconds.
@@ -22,7 +24,8 @@ class Finding:
 
 def clock(server: str, ahead: float, allowed: float) -> Finding:
     """Judge how far a server's clock is ahead of ours (seconds; behind: negative)."""
-    detail = f"{abs(ahead) * 1000:,.0f} ms {'behind' if ahead > 0 else 'ahead of'} the clock of {server}"
+    by = span(round(abs(ahead) * 1000))
+    detail = f"the clock here is {by} {'behind' if ahead > 0 else 'ahead of'} that of {server}"
     if abs(ahead) < CLOCK_WARNING:
         return Finding("clock", "ok", detail)
     level: Level = "problem" if abs(ahead) > allowed else "warning"

@@ -84,8 +84,13 @@ class CassandraStore:
         connected = self._sessions.connected()
         return layout_problems(connected.session, connected.place.keyspace, self._names, self._tables)
 
+    @property
+    def place(self) -> Place:
+        """Where the cluster is, and who we are there; for `lern doctor`."""
+        return self._sessions.place
+
     def nodes(self) -> list[Node]:
-        """Ask every node that is up for its version and its time; for `lern doctor`."""
+        """Ask every node for its version and its time; for `lern doctor`."""
         return self._sessions.connected().nodes()
 
     def must_fit(self, tables: Iterable[Table]) -> None:
@@ -94,18 +99,27 @@ class CassandraStore:
         for table in tables:
             connected.shape(table)
 
-    def refused_writes(self) -> list[str]:
-        """Say which tables in use we may not write; nothing is changed: the row that is deleted does not stand."""
+    def refusals(self) -> list[tuple[str, str]]:
+        """Say of the tables in use which we may not read or write, and in which words; for `lern doctor`.
+
+        Nothing is changed: the row that is deleted does not stand.
+        """
         connected = self._sessions.connected()
-        problems = []
+        found = []
         for table in (TABLES[name] for name in self._tables):
             name = self._names.get(table.name, table.name)
             where = " AND ".join(f"{column} = '-'" for column in table.key)
-            try:
-                connected.execute(f"DELETE FROM {connected.place.keyspace}.{name} WHERE {where} IF EXISTS")  # noqa: S608
-            except Refused as error:
-                problems.append(f"{name}: {error}")
-        return problems
+            delete = f"DELETE FROM {connected.place.keyspace}.{name} WHERE {where} IF EXISTS"  # noqa: S608
+            # Who may do neither is told of one only by each.
+            for attempt in (
+                partial(self.rows, table, ("-",) * len(table.slice), limit=1),
+                partial(connected.execute, delete),
+            ):
+                try:
+                    attempt()
+                except Refused as error:
+                    found.append((name, str(error)))
+        return found
 
     def rows(self, table: Table, where: Key, after: Key | None = None, limit: int | None = None) -> list[Row]:
         """Read one slice in its order."""

@@ -39,7 +39,10 @@ class Place:
         """Read a URL. Raises `SettingsError`, which never repeats a password."""
         parts = _URL.fullmatch(url)
         if parts is None:
-            raise _wrong("must be cassandra://HOST[:PORT][,HOST[:PORT]]/KEYSPACE?dc=DATACENTRE")
+            raise _wrong(
+                "must be cassandra://HOST[:PORT][,HOST[:PORT]]/KEYSPACE?dc=DATACENTRE, with USER:PASSWORD@ before the "
+                "hosts where there is a login, and their / @ and : percent-encoded"
+            )
         options = _options(parts["query"] or "")
         return cls(
             hosts=tuple(_host(text) for text in parts["hosts"].split(",")),

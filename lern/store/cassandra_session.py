@@ -26,6 +26,7 @@ from cassandra.policies import (
     ConstantReconnectionPolicy,
     DCAwareRoundRobinPolicy,
     FallthroughRetryPolicy,
+    HostDistance,
     RetryPolicy,
     TokenAwarePolicy,
 )
@@ -133,19 +134,17 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster: where it is, its version, and its time (ms since 1970 UTC)."""
+    """One node of the cluster: where it is, its version, and how far its clock is ahead of ours (seconds).
+
+    `ahead`: None for a node that does not answer.
+    """
 
     address: str
     version: str
-    time: int
+    ahead: float | None
 
 
 _NODE: Final = "SELECT release_version, toUnixTimestamp(now()) AS time FROM system.local"
-
-
-def _node(host: Any, row: tuple[str, int]) -> Node:
-    version, time = row
-    return Node(str(host.endpoint), version, time)
 
 
 class Connected:
@@ -164,8 +163,14 @@ class Connected:
         try:
             with translated(writing=False):
                 self.session = self.cluster.connect()
-        except BaseException:
+        except BaseException as error:
+            centres = self._centres
             self.cluster.shutdown()
+            if isinstance(error, Unreachable) and centres and place.dc not in {None, *centres}:
+                # The driver only says that it has nobody to connect to.
+                raise Unreachable(
+                    "store", f"there is no data centre {place.dc!r}; the cluster has {', '.join(centres)}"
+                ) from error
             raise
         self.session.client_protocol_handler = Protocol
         self.session.default_fetch_size = PAGE
@@ -174,6 +179,10 @@ class Connected:
     def keyspace(self) -> Any:
         """The driver's metadata of the keyspace; None if there is none."""
         return self.cluster.metadata.keyspaces.get(self.place.keyspace)
+
+    @property
+    def _centres(self) -> list[str]:
+        return sorted({host.datacenter for host in self.cluster.metadata.all_hosts() if host.datacenter})
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -249,14 +258,16 @@ class Connected:
             self.session.execute(cql, timeout=60)
 
     def nodes(self) -> list[Node]:
-        """Ask every node that is up for its version and its time."""
+        """Ask every node for its version and its time: those of our data centre, as others are not connected to."""
         with translated(writing=False):
-            session = self.cluster.connect()
-            try:
-                up = [host for host in self.cluster.metadata.all_hosts() if host.is_up]
-                return [_node(host, session.execute(_NODE, host=host).one()) for host in up]
-            finally:
-                session.shutdown()
+            # All have answered then, or have not in the time that they had.
+            session = self.cluster.connect(wait_for_all_pools=True)
+        try:
+            ours = self.cluster.profile_manager
+            hosts = [h for h in self.cluster.metadata.all_hosts() if ours.distance(h) != HostDistance.IGNORED]
+            return [_node(session, host) for host in sorted(hosts, key=lambda host: str(host.endpoint))]
+        finally:
+            session.shutdown()
 
     def close(self) -> None:
         """Close the connections."""
@@ -301,6 +312,18 @@ class Connected:
             for future, _ in waiting:
                 with suppress(Exception):
                     future.result()
+
+
+def _node(session: Any, host: Any) -> Node:
+    """Ask one node."""
+    asked = time.time()
+    try:
+        with translated(writing=False):
+            version, at = session.execute(_NODE, host=host).one()
+    except LernError:
+        return Node(str(host.endpoint), host.release_version or "of a version that is not known", None)
+    # Its time is that of the middle, as far as can be told.
+    return Node(str(host.endpoint), version, at / 1000 - (asked + time.time()) / 2)
 
 
 def _result_of(future: Any, *, writing: bool) -> Any:
@@ -395,8 +418,10 @@ def translated(*, writing: bool) -> Iterator[None]:
 
 
 def _meaning(error: Exception, *, writing: bool) -> LernError:
+    if refused := _refused_logins(error):
+        return Refused(f"Cassandra refuses our login: {'; '.join(refused)}")
     problem = f"{type(error).__name__}: {error}"
-    if isinstance(error, _WRONG) or _is_refused_login(error):
+    if isinstance(error, _WRONG):
         return Refused(f"Cassandra refuses: {problem}")
     # No answer at all: to a read, that the server is away; to a write, that nobody knows whether it was done.
     if isinstance(error, _AWAY) or (isinstance(error, OperationTimedOut) and not writing):
@@ -404,9 +429,10 @@ def _meaning(error: Exception, *, writing: bool) -> LernError:
     return Transient(f"store: {problem}")
 
 
-def _is_refused_login(error: Exception) -> bool:
-    """Tell whether every node that was tried refused user and password."""
+def _refused_logins(error: Exception) -> list[str]:
+    """Say why every node that was tried refused user and password; nothing if one of them had another reason."""
     causes = (
         list(error.errors.values()) if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict) else []
     )
-    return bool(causes) and all(isinstance(cause, AuthenticationFailed) for cause in causes)
+    are_refusals = all(isinstance(cause, AuthenticationFailed) for cause in causes)
+    return list(dict.fromkeys(map(str, causes))) if are_refusals else []

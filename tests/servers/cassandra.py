@@ -5,6 +5,7 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Final
 
 import pytest
@@ -62,6 +63,20 @@ DURABLE: Final = "commitlog_sync: batch"
 PERIODIC: Final = "commitlog_sync: periodic\ncommitlog_sync_period: 1000ms"
 
 
+# The role that Cassandra itself begins with, and its password.
+SUPERUSER: Final = "cassandra"
+
+# What was just granted counts at once.
+_GUARD: Final = """
+authenticator: PasswordAuthenticator
+authorizer: CassandraAuthorizer
+role_manager: CassandraRoleManager
+permissions_validity: 0ms
+roles_validity: 0ms
+credentials_validity: 0ms
+"""
+
+
 class Cassandra(JavaServer):
     """A node. `address` is host:port of the native protocol; the data centre is datacenter1.
 
@@ -112,6 +127,28 @@ class Cassandra(JavaServer):
         except OSError:
             return False
         return len(answer) == _HEADER.size and _HEADER.unpack(answer)[3] == _SUPPORTED
+
+
+class GuardedCassandra(Cassandra):
+    """A node that lets in only whom it knows, and asks its roles for their permissions; at first SUPERUSER alone."""
+
+    name = "guarded_cassandra"
+    heap = "320m"
+
+    def arguments(self) -> list[str]:
+        """Write the configuration."""
+        arguments = super().arguments()
+        yaml = self.home / "cassandra.yaml"
+        yaml.write_text(yaml.read_text() + _GUARD)
+        # It has nobody to wait for: there is no other node that may have the role already.
+        return ["-Dcassandra.superuser_setup_delay_ms=0", *arguments]
+
+
+@pytest.fixture
+def guarded_cassandra(tmp_path: Path) -> Iterator[Server]:
+    """A Cassandra of the test's own that asks for a login. It takes half a minute: one test has it."""
+    with running(GuardedCassandra, tmp_path / "cassandra") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
