@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -29,6 +30,8 @@ from lern.ledger import Ledger
 from lern.services import Services
 from lern.settings import Settings, Topic
 from workflows import kafka_bridge
+
+T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PARTITIONS: Final = 2
@@ -56,6 +59,10 @@ class Surroundings:
         self.parts = Services(self.settings)
         self.producer = Producer({**self._client, "linger.ms": 5, "message.max.bytes": 2_000_000})
 
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient(self._client)
+
     @property
     def _client(self) -> dict[str, Any]:
         # A broker that a test stops is no news.
@@ -74,9 +81,8 @@ class Surroundings:
         return self.parts.ledger
 
     def create_topics(self, *names: str, config: dict[str, str] | None = None) -> None:
-        admin = AdminClient(self._client)
         wanted = [NewTopic(name, PARTITIONS, 1, config=config or {}) for name in names]
-        for done in admin.create_topics(wanted).values():
+        for done in self._admin.create_topics(wanted).values():
             done.result()
 
     def produce(self, values: Values, key: bytes | None = None, **more: Any) -> None:
@@ -154,6 +160,16 @@ class Surroundings:
         finally:
             reader.close()
 
+    def at_work(self) -> set[int]:
+        """The process ids of the group's bridges that have partitions, be they dead and not yet missed."""
+        members = [one for one in _once_there_is_a_coordinator(self._members) if one.assignment.topic_partitions]
+        return {int(one.client_id.rpartition("-")[2]) for one in members}
+
+    def _members(self) -> list[Any]:
+        group = self.settings.kafka_group_or_default
+        found: list[Any] = self._admin.describe_consumer_groups([group])[group].result().members
+        return found
+
     @contextmanager
     def bridge(self, start: str | None = "earliest", **settings: Any) -> Iterator["Bridge"]:
         """Run a bridge in a thread for the length of the block."""
@@ -177,7 +193,7 @@ class Surroundings:
         self.parts.broker.close()
 
 
-def _once_there_is_a_coordinator(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+def _once_there_is_a_coordinator(ask: Callable[[], T]) -> T:
     """Ask Kafka about a group; one that was just born or has just moved has no coordinator for a moment."""
     deadline = time.monotonic() + PATIENCE
     while True:
