@@ -54,6 +54,7 @@ class Surroundings:
 
     settings: Settings
     parts: Services = field(init=False)
+    _processes: list["BridgeProcess"] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.parts = Services(self.settings)
@@ -183,11 +184,15 @@ class Surroundings:
     def process(self, *arguments: str, module: str = "workflows.kafka_bridge", **environ: str) -> "BridgeProcess":
         """Start a bridge as a process."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LERN_")}
-        return BridgeProcess(
-            [sys.executable, "-m", module, *arguments], {**inherited, **self.settings.environ(), **environ}
-        )
+        command = [sys.executable, "-m", module, *arguments]
+        self._processes.append(BridgeProcess(command, {**inherited, **self.settings.environ(), **environ}))
+        return self._processes[-1]
 
     def close(self) -> None:
+        # A test that has failed does not end its bridges, and they would go on for ever.
+        for process in self._processes:
+            if process.running:
+                process.kill()
         self.parts.ledger.close()
         self.parts.queue.close()
         self.parts.broker.close()
