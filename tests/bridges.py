@@ -142,7 +142,7 @@ class Surroundings:
         """The group's offsets by partition; 0 where it has none."""
         reader = Consumer({**self._client, "group.id": group or self.settings.kafka_group_or_default})
         try:
-            found = _once_there_is_a_coordinator(
+            found = patiently(
                 lambda: reader.committed([TopicPartition(self.topic, n) for n in range(PARTITIONS)], timeout=10)
             )
             return {one.partition: max(0, one.offset) for one in found}
@@ -163,7 +163,7 @@ class Surroundings:
 
     def at_work(self) -> set[int]:
         """The process ids of the group's bridges that have partitions, be they dead and not yet missed."""
-        members = [one for one in _once_there_is_a_coordinator(self._members) if one.assignment.topic_partitions]
+        members = [one for one in patiently(self._members) if one.assignment.topic_partitions]
         return {int(one.client_id.rpartition("-")[2]) for one in members}
 
     def _members(self) -> list[Any]:
@@ -198,8 +198,8 @@ class Surroundings:
         self.parts.broker.close()
 
 
-def _once_there_is_a_coordinator(ask: Callable[[], T]) -> T:
-    """Ask Kafka about a group; one that was just born or has just moved has no coordinator for a moment."""
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask Kafka about a group or topic; one that was just born, or has just moved, is nobody's for a moment."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -76,6 +76,8 @@ class End:
     sent: dict[str, dict[str, str]]
     runs: dict[str, dict[str, Any]]
     merged_into: dict[str, str]
+    # How often each event lies where it was sent to, by its mid; of files nothing is told.
+    copies: dict[str, int] = field(default_factory=dict)
     left_over: dict[str, int] = field(default_factory=dict)
 
 
@@ -163,7 +165,7 @@ def end(plan: Plan) -> End:
         {topic: {mid: line.decode() for mid, line in events.items()} for topic, events in sent.items()},
         runs,
         merged,
-        left_over,
+        left_over=left_over,
     )
 
 
@@ -211,7 +213,7 @@ class Shard:
         def work() -> None:
             CALLS.begin()
             carry_out(self.plan)
-            self._told.write_text(json.dumps({"calls": CALLS.end(), **asdict(end(self.plan))}))
+            self._told.write_text(json.dumps({"calls": CALLS.end(), **asdict(self._end())}))
 
         self._copy()
         return self._of_child(work)
@@ -235,9 +237,12 @@ class Shard:
 
         def recovering() -> None:
             recover(self.plan)
-            self._told.write_text(json.dumps(asdict(end(self.plan))))
+            self._told.write_text(json.dumps(asdict(self._end())))
 
         return self._of_child(recovering)
+
+    def _end(self) -> End:
+        return end(self.plan)
 
     @property
     def _told(self) -> Path:

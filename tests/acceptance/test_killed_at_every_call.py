@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,11 @@ class Ends:
         return found
 
 
+def all_of(calls: Sequence[str]) -> Sequence[int]:
+    """The points at which there is a call."""
+    return range(1, len(calls) + 1)
+
+
 @dataclass
 class Killing:
     """A prepared data directory, and a Redis for each of the programs that work on copies of it."""
@@ -55,6 +60,8 @@ class Killing:
     servers: Sequence[RedisServer]
     program: str = "tests.acceptance.dying"
     redis_forgets: bool = True
+    # At which of the calls to die.
+    points: Callable[[Sequence[str]], Sequence[int]] = all_of
 
     def prepare(self, **settings: str) -> Place:
         """Make the data directory; the test fills it and closes it."""
@@ -68,7 +75,7 @@ class Killing:
             at.load([], RELATIONS)
             at.close()
         calls = self._all([[]], place, work, runs, between)[0]["calls"]
-        points = range(1, len(calls) + 1)
+        points = self.points(calls)
         told = self._all([points[shard::SHARDS] for shard in range(SHARDS)], place, work, runs, between)
         ends = {end.pop("point"): end for end in told}
         undisturbed = ends.pop(0)
