@@ -507,8 +507,8 @@ class Settings(BaseModel):
         if self.broker_url and not urls.is_loopback(self.broker_url) and self.ledger_url is None:
             raise SettingsError(
                 f"{variable('ledger_url')} is not set while {variable('broker_url')} "
-                f"({urls.redacted(self.broker_url)}) can be shared with other hosts: each host would keep a truth of "
-                "its own, and merge what another is merging. Set it to the PostgreSQL that all of them use, as in "
+                f"({urls.redacted_url(self.broker_url)}) can be shared with other hosts: each host would keep a truth "
+                "of its own, and merge what another is merging. Set it to the PostgreSQL that all of them use, as in "
                 "postgresql+psycopg://lern@host/lern."
             )
 
@@ -529,7 +529,7 @@ _SECRETS: Final = ("_token", "_password")
 
 
 def _shown(field: str, value: object) -> str:
-    return "…" if field.endswith(_SECRETS) else repr(urls.redacted(str(value)))
+    return "…" if field.endswith(_SECRETS) else repr(urls.redacted_url(str(value)))
 
 
 def _unknown(name: str) -> str:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 _USERINFO = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s'\"]+@")
+# Where the text is one URL and nothing else: what is in its password may be anything.
+_ONE_USERINFO = re.compile(r"(?<=://)([^:/@]*):.*@", re.DOTALL)
 _QUERY = re.compile(r"([?&](?:[\w.-]*(?:password|passwd|secret|token)|api_key)=)[^&\s'\"]+", re.IGNORECASE)
 _REDIS_PORT = 6379
 # Passed on to SQLAlchemy as they are, less the driver's name: psycopg 3 is the one that we install.
@@ -27,6 +29,11 @@ def redacted(text: str) -> str:
     Rather too much is hidden than too little: a password with an unescaped `/` or `@` is one still.
     """
     return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
+
+
+def redacted_url(url: str) -> str:
+    """Give a URL as `redacted` does, whatever its password has in it: a blank or a quote ends nothing here."""
+    return redacted(_ONE_USERINFO.sub(r"\1:***@", url))
 
 
 def scheme(url: str) -> str:

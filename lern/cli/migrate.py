@@ -8,7 +8,7 @@ from lern.cli.stack import create_tables, is_sql
 from lern.ledger import Ledger
 from lern.services import Services
 from lern.settings import Settings
-from lern.urls import redacted
+from lern.urls import redacted_url
 
 app = typer.Typer()
 
@@ -34,13 +34,13 @@ def migrate(
     ledger.migrate()
     after = ledger.version()
     done = "is up to date" if before == after else f"brought from {before} to {after}" if before else "created"
-    typer.echo(f"ledger  {done} (version {after})  {redacted(settings.ledger_url_or_default)}")
+    typer.echo(f"ledger  {done} (version {after})  {redacted_url(settings.ledger_url_or_default)}")
     url = settings.store_url_or_default
     if is_sql(url) or create:
         create_tables(settings)
-        typer.echo(f"store   all {len(settings.tables)} tables are there  {redacted(url)}")
+        typer.echo(f"store   all {len(settings.tables)} tables are there  {redacted_url(url)}")
     else:
-        typer.echo(f"store   left alone; --create-tables creates what is not there  {redacted(url)}")
+        typer.echo(f"store   left alone; --create-tables creates what is not there  {redacted_url(url)}")
     if create_index:
         _create_index(settings)
 
@@ -52,5 +52,5 @@ def _create_index(settings: Settings) -> None:
         return
     search = Services(settings).search
     done = "created" if search.create() else "is there"
-    typer.echo(f"search  index course-batch {done}  {redacted(settings.search_url)}")
+    typer.echo(f"search  index course-batch {done}  {redacted_url(settings.search_url)}")
     search.close()

@@ -25,7 +25,7 @@ from lern.doctor.finding import clock as clock_of
 from lern.errors import Damaged, LernError, SchemaMissing
 from lern.settings import Settings
 from lern.store import open_store
-from lern.urls import redacted, redis_place, scheme
+from lern.urls import redacted, redacted_url, redis_place, scheme
 
 MIB: Final = 1024 * 1024
 LITTLE_SPACE: Final = 1024 * MIB
@@ -117,7 +117,7 @@ def _has_driver(url: str) -> bool:
 def store(settings: Settings) -> Finding:
     """Check that the store answers and has the tables."""
     url = settings.store_url_or_default
-    where = redacted(url)
+    where = redacted_url(url)
     file = Path(url.partition(":///")[2]) if settings.store_url is None else None
     if file is not None and not file.exists():
         return Finding("store", "ok", f"{where}: is created when it is first used")
@@ -143,7 +143,8 @@ def redis_server(name: str, url: str, settings: Settings, *, clock: bool) -> Ite
             info: Any = client.info()
             seconds, microseconds = _time(client)
         except redis.RedisError as error:
-            yield Finding(name, "problem", redacted(f"{url}: {error}"), f"start it, or mend {variable}")
+            detail = f"{redacted_url(url)}: {redacted(str(error))}"
+            yield Finding(name, "problem", detail, f"start it, or mend {variable}")
             return
     version = str(info.get("redis_version", "0"))
     place = "{0.host}:{0.port}/{0.db}".format(redis_place(url))
@@ -173,7 +174,8 @@ def relations(url: str) -> Finding:
         try:
             size: Any = client.dbsize()
         except redis.RedisError as error:
-            return Finding("relations", "problem", redacted(f"{url}: {error}"), "start it, or mend LERN_RELATIONS_URL")
+            detail = f"{redacted_url(url)}: {redacted(str(error))}"
+            return Finding("relations", "problem", detail, "start it, or mend LERN_RELATIONS_URL")
     if size:
         return Finding("relations", "ok", f"{size:,} keys in database {redis_place(url).db}")
     advice = "set LERN_RELATIONS_URL to Sunbird's relation cache, or load them: lern rows load"

@@ -12,7 +12,7 @@ from lern.errors import Damaged, LernError
 from lern.ledger import Ledger
 from lern.ledger.schema import HEAD
 from lern.settings import Settings
-from lern.urls import redacted
+from lern.urls import redacted, redacted_url
 
 # What the tests run with; older ones lack nothing that is known of.
 SUPPORTED: Final = 15
@@ -33,7 +33,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _schema(settings: Settings, ledger: Ledger) -> Finding:
-    where = redacted(settings.ledger_url_or_default)
+    where = redacted_url(settings.ledger_url_or_default)
     version = ledger.version()
     if version == HEAD:
         return Finding("ledger", "ok", f"{where}, version {version}")

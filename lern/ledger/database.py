@@ -22,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from lern.errors import Damaged, SchemaMissing, Transient, Unreachable
 from lern.postgresql import watched
 from lern.sqlite import begin_immediate
-from lern.urls import redacted, sqlalchemy_url, sqlite_file
+from lern.urls import redacted, redacted_url, sqlalchemy_url, sqlite_file
 
 _BUSY_SECONDS: Final = 30.0
 _IDLE_SECONDS: Final = 5.0
@@ -71,7 +71,7 @@ class Database:
     @property
     def name(self) -> str:
         """Where the ledger is, for messages: without passwords."""
-        return redacted(self.url)
+        return redacted_url(self.url)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

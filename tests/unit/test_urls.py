@@ -26,6 +26,12 @@ def test_passwords_are_not_shown(text: str, shown: str) -> None:
     assert urls.redacted(text) == shown
 
 
+@pytest.mark.parametrize("password", ["p w", "p\"w'", "p:w", "p@w", "p/w", "p\nw"])
+def test_what_a_url_has_for_a_password_may_be_anything(password: str) -> None:
+    assert urls.redacted_url(f"cassandra://me:{password}@h:9042/k?dc=1") == "cassandra://me:***@h:9042/k?dc=1"
+    assert urls.redacted_url("http://h:9200/x?password=pw") == "http://h:9200/x?password=***"
+
+
 def test_places_are_equal_when_the_keys_are_shared() -> None:
     assert urls.redis_place("redis://:a@LOCALHOST") == urls.redis_place("rediss://127.0.0.1:6379/0")
     assert urls.redis_place("redis://h/1") == urls.redis_place("redis://h?db=1")
