@@ -16,6 +16,8 @@ WRITTEN: Final[tuple[Topic, ...]] = (
     "telemetry_raw",
     "learning_events_failed",
 )
+# As many partitions as Sunbird's own topics have.
+_HOW: Final = "--partitions 2 --bootstrap-server"
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -43,7 +45,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     there = [name for name in wanted if name in cluster.topics and cluster.topics[name].error is None]
     for name in wanted:
         if name not in there:
-            advice = f"create it: kafka-topics --create --topic {name}"
+            advice = f"create it: kafka-topics --create --topic {name} {_HOW} {settings.kafka_bootstrap}"
             yield Finding("topic", "problem", f"{name} is not there", advice)
     yield from _permissions(admin, {name: wanted[name] for name in there})
     yield _group(admin, settings.kafka_group_or_default)
