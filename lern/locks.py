@@ -235,7 +235,8 @@ class Locks:
         if isinstance(answer, int):
             return None
         if text(answer[0]) == "grace":
-            return _Refusal(f"the locks' Redis was emptied or restarted: nobody is held for {answer[1]} ms more")
+            left = f"nobody gets a lock for {answer[1]} ms more"
+            return _Refusal(f"the locks' Redis is new, or was emptied or restarted: {left}")
         return _Refusal(_taken(users, answer))
 
 
