@@ -228,6 +228,8 @@ def test_what_cannot_be_a_run_is_a_dead_letter_and_the_rest_goes_on(cli: Cli) ->
     letters = {letter["code"]: letter for letter in cli.listed("dead", "list")}
     assert letters.keys() == {"INVALID_JSON", "SAME_ACCOUNT"}
     assert letters["INVALID_JSON"]["value"] == "nonsense"
+    # What the codes mean is in the documentation: so whoever looks at the list has to see them.
+    assert all(code in cli.well("dead", "list") for code in letters)
     same = str(letters["SAME_ACCOUNT"]["id"])
     assert '"fromAccountId": "x"' in cli.well("dead", "show", same)
 
