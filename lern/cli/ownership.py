@@ -53,8 +53,10 @@ def check(
     rows = [_row(user, one, repaired=one.key in mended) for one in found]
     if as_json:
         console.print_json(rows)
-    else:
+    elif rows:
         _print(rows)
+    else:
+        console.remark(f"{user} creates or mentors no batch")
     if not services.search.own:
         console.remark("LERN_SEARCH_URL is not set: there are no documents to hold against the database")
     apart = [row for row in rows if not row["agree"] and not row["repaired"]]
