@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 
+from lern.repeats import RaisedToo, Repeats
 from lern.urls import redacted
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ QUIET: Final = (
     "httpx",
     "kombu",
 )
+
+# Loggers that say the same while a server is away, each with what is kept back of it, unless the level is DEBUG.
+HELD_BACK: Final[dict[str, logging.Filter]] = {
+    "cassandra.cluster": RaisedToo(),
+    "cassandra.pool": Repeats(),
+    "lern.kafka": Repeats(),
+}
 
 
 class _RedactingFormatter(ProcessorFormatter):
@@ -60,6 +68,11 @@ def configure(settings: "Settings", stream: TextIO | None = None) -> None:
     logging.captureWarnings(capture=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "DEBUG" else logging.WARNING)
+    for name, kept in HELD_BACK.items():
+        # Once, however often we are called: what is removed need not be there.
+        logging.getLogger(name).removeFilter(kept)
+        if level != "DEBUG":
+            logging.getLogger(name).addFilter(kept)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_shared(), ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

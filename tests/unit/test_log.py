@@ -28,6 +28,8 @@ def _logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
     for name, was in quiet.items():
         logging.getLogger(name).setLevel(was)
+    for name, kept in log.HELD_BACK.items():
+        logging.getLogger(name).removeFilter(kept)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
@@ -150,3 +152,16 @@ def test_values_that_json_does_not_know_are_logged_as_text() -> None:
     log.configure(JSON, stream)
     log.logger("lern.x").info("odd", path=Path("/a"), error=ValueError("x"))
     assert lines(stream)[0].items() >= {"path": "/a", "error": "x"}.items()
+
+
+@pytest.mark.parametrize(("level", "told"), [("INFO", 2), ("DEBUG", 4)])
+def test_what_libraries_repeat_is_held_back_unless_somebody_wants_it_all(level: str, told: int) -> None:
+    stream = io.StringIO()
+    log.configure(Settings.load({"LERN_LOG_LEVEL": level, "LERN_LOG_FORMAT": "json"}), stream)
+    for port in (4711, 4712):
+        logging.getLogger("lern.kafka").error("FAIL h:%d: Connection refused", port)
+    driver = logging.getLogger("cassandra.cluster")
+    driver.error("Error preparing query:")
+    driver.warning("Host %s has been marked down", "h")
+    said = [line["event"] for line in lines(stream)]
+    assert (len(said), said[-1]) == (told, "Host h has been marked down")
