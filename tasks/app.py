@@ -3,13 +3,14 @@
 import gc
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from billiard import pool
 from celery import Celery
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import CPendingDeprecationWarning, Ignore, Reject, Retry
 from celery.signals import setup_logging, worker_process_init, worker_shutting_down
 from kombu.transport import redis
 
@@ -96,6 +97,8 @@ def give_back_when_stopping() -> None:
 def _set_up_logging(**_: Any) -> None:
     """Use our own logging; that something is connected here keeps Celery's away."""
     logging.configure(Settings.load())
+    # At every loss of the broker Celery would advise a setting that we have turned off on purpose: see celeryconfig.py.
+    warnings.filterwarnings("ignore", r"\nIn Celery 5\.1 we introduced", CPendingDeprecationWarning)
 
 
 def step_task(name: str) -> Callable[[Body], Body]:
