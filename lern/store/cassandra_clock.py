@@ -45,7 +45,7 @@ class Ahead:
             self.key,
             self.column,
             f"{self._when()}, and would win against any write until then: mend the clock of the host that wrote it, "
-            "write the cell again, and retry",
+            "let that time come, and retry",
         )
 
     def too_early(self, now: int) -> TooEarly:
