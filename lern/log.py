@@ -59,7 +59,7 @@ def configure(settings: "Settings", stream: TextIO | None = None) -> None:
     """
     out = sys.stderr if stream is None else stream
     level = settings.log_level
-    text = settings.log_format == "text" or (settings.log_format == "auto" and out.isatty())
+    text = is_text(settings, out)
     handler = logging.StreamHandler(out)
     handler.setFormatter(_formatter(text=text, colours=out.isatty()))
     root = logging.getLogger()
@@ -79,6 +79,11 @@ def configure(settings: "Settings", stream: TextIO | None = None) -> None:
         wrapper_class=BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def is_text(settings: "Settings", stream: TextIO) -> bool:
+    """Say whether what is logged to a stream is text for people; otherwise it is JSON."""
+    return settings.log_format == "text" or (settings.log_format == "auto" and stream.isatty())
 
 
 def logger(name: str) -> BoundLogger:

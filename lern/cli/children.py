@@ -32,7 +32,7 @@ def celery_worker(
 ) -> list[str]:
     """Give the command line of a worker. The process must inherit what holds its name."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "tasks.app", "worker"),
+        *(*_celery(settings), "worker"),
         *("--hostname", name.text),
         *("--queues", settings.queue),
         *("--concurrency", str(concurrency or settings.concurrency)),
@@ -45,9 +45,17 @@ def celery_worker(
 def celery_beat(settings: Settings, *, loglevel: str | None = None) -> list[str]:
     """Give the command line of beat. Without a pid file: that of a killed one would stop the next start."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "tasks.app", "beat", "--pidfile="),
+        *(*_celery(settings), "beat", "--pidfile="),
         *("--loglevel", loglevel or settings.log_level),
     ]
+
+
+def _celery(settings: Settings) -> list[str]:
+    """Give how Celery is called. Its banner of forty lines is for people: where lines are JSON it is left out."""
+    from lern.log import is_text
+
+    quiet = [] if is_text(settings, sys.stderr) else ["--quiet"]
+    return [sys.executable, "-m", "celery", "-A", "tasks.app", *quiet]
 
 
 def bridge(file: Path | str, topic: str | None, report: Path | None = None) -> list[str]:
