@@ -30,6 +30,8 @@ from lern.urls import redacted, redacted_url, redis_place, scheme
 MIB: Final = 1024 * 1024
 LITTLE_SPACE: Final = 1024 * MIB
 NO_SPACE: Final = 100 * MIB
+# Share of a Redis' `maxmemory` from which on it is worth a word.
+LITTLE_ROOM: Final = 0.9
 OLDEST_REDIS: Final = (6, 2)
 OLDEST_SQLITE: Final = (3, 24)
 # What is needed to reach what the settings name: (setting, package to import, extra that brings it).
@@ -160,12 +162,27 @@ def redis_server(name: str, url: str, settings: Settings, *, clock: bool) -> Ite
 
 def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
     policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy != "noeviction" and info.get("maxmemory"):
+    limit = int(info.get("maxmemory", 0))
+    if policy != "noeviction" and limit:
         advice = "CONFIG SET maxmemory-policy noeviction: messages and locks must not be thrown away"
         yield Finding(name, "problem", f"maxmemory-policy is {policy}", advice)
+    elif limit:
+        # What Redis itself counts: not the buffers that it needs for its file and its replicas.
+        used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+        yield from _room(name, used, limit)
     if name == "broker" and not info.get("aof_enabled"):
         advice = "CONFIG SET appendonly yes saves a search of the ledger after every restart of Redis"
         yield Finding(name, "warning", "no append-only file: a restart forgets the queue", advice)
+
+
+def _room(name: str, used: int, limit: int) -> Iterator[Finding]:
+    """Judge how much of its `maxmemory` a Redis uses. Full, it still answers, but takes no message and no lock."""
+    if used < LITTLE_ROOM * limit:
+        return
+    full = used >= limit
+    detail = f"{'it is full' if full else 'it is nearly full'}: {used / MIB:,.1f} of {limit / MIB:,.1f} MiB (maxmemory)"
+    advice = "CONFIG SET maxmemory to more, or find what fills it; never another maxmemory-policy"
+    yield Finding(name, "problem" if full else "warning", detail, advice)
 
 
 def relations(url: str) -> Finding:
