@@ -55,7 +55,8 @@ def test_a_step_may_lose_its_connections_again_and_again_and_no_worker_is_taken_
     own_postgres: PostgresServer, own_redis: RedisServer, quick_path: Path
 ) -> None:
     """While it works, and while another waits for its user."""
-    settings = {**BRISK, "chunk_rows": "1", "max_lost": "1", "max_attempts": "1"}
+    # On a busy machine a step may take seconds to come back for its users: whoever waits for it is patient.
+    settings = {**BRISK, "chunk_rows": "1", "max_lost": "1", "max_attempts": "1", "lock_ttl": "10", "lock_wait": "8"}
     place = Place.at(quick_path / "here", own_redis.url, ledger_url=own_postgres.new_database(), **settings).create()
     place.load(content("old", "course", "batch", f"c{number}", viewcount=number) for number in range(3_000))
     own_redis.vouch()
