@@ -59,7 +59,7 @@ class Surroundings:
     def __post_init__(self) -> None:
         self.parts = Services(self.settings)
         # One request at a time: what is sent again, as to a topic that is new, must not come after what follows it.
-        more = {"linger.ms": 5, "message.max.bytes": 2_000_000, "max.in.flight": 1}
+        more = {"linger.ms": 5, "message.max.bytes": 2_000_000, "enable.idempotence": True, "max.in.flight": 1}
         self.producer = Producer({**self._client, **more})
 
     @cached_property
