@@ -103,6 +103,9 @@ def producer_settings(settings: Settings) -> Config:
         "acks": "all",
         # A retry within the library neither doubles an event nor changes the order.
         "enable.idempotence": True,
+        # One request at a time: a broker that does not know the topic yet might refuse the first and take the second,
+        # and then take the first, sent again, for one that it has.
+        "max.in.flight": 1,
         # After that `send` raises, and whoever called decides.
         "delivery.timeout.ms": round(DELIVERY_SECONDS * 1000),
         # `send` waits for confirmations, so waiting for company only delays. Events of one call go together anyway.
