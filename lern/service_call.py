@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from lern.errors import LernError, Overloaded, Transient, Unreachable
-from lern.urls import redacted
+from lern.urls import redacted, with_reason
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 # A server that sends a byte now and then keeps to every other limit.
@@ -48,9 +48,9 @@ class Service:
         try:
             response, content = self._received(method, url, body)
         except httpx.TransportError as error:
-            raise Unreachable(self.name, redacted(f"{url}: {str(error) or type(error).__name__}")) from error
+            raise Unreachable(self.name, with_reason(url, str(error) or type(error).__name__)) from error
         except httpx.RequestError as error:
-            raise Transient(f"{self.name} answered what nobody can read ({redacted(f'{url}: {error}')})") from error
+            raise Transient(f"{self.name} answered what nobody can read ({with_reason(url, error)})") from error
         if response.status_code in _AWAY:
             raise Unreachable(self.name, f"{url} answered {response.status_code}")
         if response.status_code == _TOO_MANY:
@@ -66,7 +66,7 @@ class Service:
             for some in response.iter_bytes():
                 content += some
                 if time.monotonic() > end:
-                    raise Unreachable(self.name, redacted(f"{url}: no whole answer in {_WHOLE:g} s"))
+                    raise Unreachable(self.name, with_reason(url, f"no whole answer in {_WHOLE:g} s"))
         return response, bytes(content)
 
     def _read(self, response: httpx.Response, content: bytes) -> Answer:

@@ -36,6 +36,11 @@ def redacted_url(url: str) -> str:
     return redacted(_ONE_USERINFO.sub(r"\1:***@", url))
 
 
+def with_reason(url: str, reason: object) -> str:
+    """Give a URL and what is wrong there, both without their passwords: what a driver says may repeat the URL."""
+    return f"{redacted_url(url)}: {redacted(str(reason))}"
+
+
 def scheme(url: str) -> str:
     """Give the part before `://`, in lower case, empty when there is none."""
     before, separator, _ = url.partition("://")

@@ -25,7 +25,7 @@ from lern.doctor.finding import clock as clock_of
 from lern.errors import Damaged, LernError, SchemaMissing
 from lern.settings import Settings
 from lern.store import open_store
-from lern.urls import redacted, redacted_url, redis_place, scheme
+from lern.urls import redacted_url, redis_place, scheme, with_reason
 
 MIB: Final = 1024 * 1024
 LITTLE_SPACE: Final = 1024 * MIB
@@ -39,6 +39,8 @@ DRIVERS: Final = (
     ("kafka_bootstrap", "confluent_kafka", "bridge"),
     ("search_url", "elasticsearch", "elasticsearch"),
 )
+# And for databases, by the scheme of their URL: (package to import, extra that brings it).
+DATABASE_DRIVERS: Final = {"cassandra": ("cassandra", "cassandra"), "postgresql": ("psycopg", "postgresql")}
 
 
 def examine(settings: Settings, broker_url: str) -> Iterator[Finding]:
@@ -99,21 +101,23 @@ def directory(path: Path) -> Iterator[Finding]:
 
 def drivers(settings: Settings) -> Iterator[Finding]:
     """Check that the drivers of what the settings name are installed."""
-    wanted = [(package, extra) for setting, package, extra in DRIVERS if getattr(settings, setting) is not None]
-    if scheme(settings.store_url_or_default) == "cassandra":
-        wanted.append(("cassandra", "cassandra"))
-    if any(scheme(url).startswith("postgresql") for url in (settings.store_url or "", settings.ledger_url or "")):
-        wanted.append(("psycopg", "postgresql"))
-    for package, extra in wanted:
+    wanted: list[tuple[str, str] | None] = [
+        (package, extra) for setting, package, extra in DRIVERS if getattr(settings, setting) is not None
+    ]
+    wanted += map(_driver, (settings.store_url_or_default, settings.ledger_url_or_default))
+    for package, extra in dict.fromkeys(filter(None, wanted)):
         if find_spec(package) is None:
             yield Finding("drivers", "problem", f"{package} is not installed", f"install lern[{extra}]")
 
 
 def _has_driver(url: str) -> bool:
     """Whether a server can be asked at all: a driver that is missing has been named."""
-    kind = scheme(url).partition("+")[0]
-    package = {"cassandra": "cassandra", "postgresql": "psycopg"}.get(kind)
-    return package is None or find_spec(package) is not None
+    driver = _driver(url)
+    return driver is None or find_spec(driver[0]) is not None
+
+
+def _driver(url: str) -> tuple[str, str] | None:
+    return DATABASE_DRIVERS.get(scheme(url).partition("+")[0])
 
 
 def store(settings: Settings) -> Finding:
@@ -145,8 +149,7 @@ def redis_server(name: str, url: str, settings: Settings, *, clock: bool) -> Ite
             info: Any = client.info()
             seconds, microseconds = _time(client)
         except redis.RedisError as error:
-            detail = f"{redacted_url(url)}: {redacted(str(error))}"
-            yield Finding(name, "problem", detail, f"start it, or mend {variable}")
+            yield Finding(name, "problem", with_reason(url, error), f"start it, or mend {variable}")
             return
     version = str(info.get("redis_version", "0"))
     place = "{0.host}:{0.port}/{0.db}".format(redis_place(url))
@@ -191,8 +194,7 @@ def relations(url: str) -> Finding:
         try:
             size: Any = client.dbsize()
         except redis.RedisError as error:
-            detail = f"{redacted_url(url)}: {redacted(str(error))}"
-            return Finding("relations", "problem", detail, "start it, or mend LERN_RELATIONS_URL")
+            return Finding("relations", "problem", with_reason(url, error), "start it, or mend LERN_RELATIONS_URL")
     if size:
         return Finding("relations", "ok", f"{size:,} keys in database {redis_place(url).db}")
     advice = "set LERN_RELATIONS_URL to Sunbird's relation cache, or load them: lern rows load"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from lern.doctor.finding import PATIENCE, Finding, clock
 from lern.settings import Settings
+from lern.urls import with_reason
 
 SUPPORTED: Final = ("7.17", "8.")
 INDEX: Final = "course-batch"
@@ -17,7 +18,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     import elasticsearch as driver  # noqa: PLC0415 - a driver, imported where it is needed
 
     from lern.search.elasticsearch import trust, why  # noqa: PLC0415 - as above
-    from lern.urls import redacted  # noqa: PLC0415 - beside what it is for
 
     url = settings.search_url or ""
     client: Any = driver.Elasticsearch(url, request_timeout=PATIENCE, max_retries=0, **trust(settings.search_ca))
@@ -28,7 +28,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         writing = list(_writing(client)) if exists else []
         clocks = list(_clocks(client, settings))
     except (driver.ApiError, driver.TransportError) as error:
-        detail = redacted(f"{url}: {why(error) if isinstance(error, driver.TransportError) else error}")
+        detail = with_reason(url, why(error) if isinstance(error, driver.TransportError) else error)
         yield Finding("search", "problem", detail, "start it, or mend LERN_SEARCH_URL and its user's permissions")
         return
     finally:

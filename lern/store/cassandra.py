@@ -484,7 +484,7 @@ def _unsettled(changes: Mapping[Key, Change]) -> str:
 
 def _replication(connected: Connected) -> str:
     """Give one copy in the data centre that we speak to, as Sunbird's migrations do. Production has its own."""
-    centres = sorted({host.datacenter for host in connected.cluster.metadata.all_hosts() if host.datacenter})
+    centres = connected.centres
     centre = connected.place.dc or centres[0]
     if centre not in centres:
         raise Refused(f"there is no data centre {centre!r}; the cluster has {', '.join(centres)}")

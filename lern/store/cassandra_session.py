@@ -164,7 +164,7 @@ class Connected:
             with translated(writing=False):
                 self.session = self.cluster.connect()
         except BaseException as error:
-            centres = self._centres
+            centres = self.centres
             self.cluster.shutdown()
             if isinstance(error, Unreachable) and centres and place.dc not in {None, *centres}:
                 # The driver only says that it has nobody to connect to.
@@ -181,7 +181,8 @@ class Connected:
         return self.cluster.metadata.keyspaces.get(self.place.keyspace)
 
     @property
-    def _centres(self) -> list[str]:
+    def centres(self) -> list[str]:
+        """The names of the cluster's data centres."""
         return sorted({host.datacenter for host in self.cluster.metadata.all_hosts() if host.datacenter})
 
     @property

@@ -12,7 +12,7 @@ import sys
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -177,19 +177,17 @@ def two_students(place: Place) -> Facts:
     counts = {"viewcount": VIEWS, "completedcount": VIEWS}
     rows = [row for course in LIVE for row in studied("from", course, names, score=7.0, **counts)]
     rows += [row for course in LIVE[::2] for row in studied("to", course, names[1::2], score=5.0, viewcount=2)]
-    relations = {
-        f"{course}:{collection}:leafnodes": list(leaves)
-        for course, units in UNITS.items()
-        for collection, leaves in {**units, course: names}.items()
-    }
-    above = {
-        f"{course}:{name}:ancestors": [course, unit]
-        for course, units in UNITS.items()
-        for unit, leaves in units.items()
-        for name in leaves
-    }
-    place.load(rows, relations | above)
+    place.load(rows, {key: members for course, units in UNITS.items() for key, members in related(course, units)})
     return furthest([facts(table, row) for table, row in rows])
+
+
+def related(course: str, units: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
+    """Give the relations of a course by their keys in Redis. `units`: the contents of each."""
+    for collection, leaves in {**units, course: [name for unit in units.values() for name in unit]}.items():
+        yield f"{course}:{collection}:leafnodes", list(leaves)
+    for unit, leaves in units.items():
+        for name in leaves:
+            yield f"{course}:{name}:ancestors", [course, unit]
 
 
 def finish(place: Place, merge: str) -> None:
@@ -524,14 +522,12 @@ RESPONSES: Final = [{"1": "{'text': 'the first of several answers'}"}, {"2": "{'
 
 
 def relate(place: Place, course: str, contents: int) -> None:
-    """Put the contents into two units of their course, in Redis."""
+    """Put the contents into two units of their course, in Redis: so many that they go there together."""
     names = [f"c{number:05}" for number in range(contents)]
     url = place.settings.relations_url_or(place.services.broker_url)
     with closing(redis.Redis.from_url(url)) as cache, cache.pipeline(transaction=False) as pipeline:
-        for collection, leaves in {course: names, **{f"{course}-unit-{n}": names[n::2] for n in range(2)}}.items():
-            pipeline.sadd(f"{course}:{collection}:leafnodes", *leaves)
-        for number, name in enumerate(names):
-            pipeline.sadd(f"{course}:{name}:ancestors", course, f"{course}-unit-{number % 2}")
+        for key, members in related(course, {f"{course}-unit-{n}": names[n::2] for n in range(2)}):
+            pipeline.sadd(key, *members)
         pipeline.execute()
 
 
