@@ -5,6 +5,7 @@ from typing import Any
 from celery.schedules import crontab
 
 from lern.client import worker_client
+from lern.redis_timeouts import TIMEOUTS
 from lern.settings import Settings
 
 _settings = Settings.load()
@@ -42,6 +43,8 @@ broker_transport_options: dict[str, Any] = {
     # By this a worker is told from Flower, which waits for messages of its own at the same server.
     "client_name": worker_client(_settings.queue),
     "socket_keepalive": True,
+    # A Redis that says nothing is left, and connected to anew.
+    **TIMEOUTS,
 }
 # SIGTERM: steps end with the chunk in hand and go to other workers. SIGQUIT: they get this long (seconds), then
 # they are killed and their messages go back to the queue.

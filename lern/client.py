@@ -20,6 +20,7 @@ from lern import events
 from lern.chain_message import PLACE, ChainMessage, Recorder
 from lern.errors import Refused, Unreachable
 from lern.mirror import Mirror, RunState
+from lern.redis_timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -67,7 +68,7 @@ class Queue:
             task_ignore_result=True,
             # A message must not get lost between us and the broker: no silent endless retries, an error instead.
             task_publish_retry=False,
-            broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 5},
+            broker_transport_options=TIMEOUTS,
             broker_connection_timeout=5,
         )
         return app

@@ -14,6 +14,7 @@ from lern.ledger import Ledger
 from lern.locks import Locks
 from lern.mirror import Mirror
 from lern.outgoing import FileSender, Sender
+from lern.redis_timeouts import TIMEOUTS
 from lern.relations import Relations
 from lern.search import Search, open_search
 from lern.settings import Settings, SettingsError
@@ -58,12 +59,12 @@ class Services:
     def locks(self) -> Locks:
         """The locks on users."""
         url = self.settings.locks_url_or(self.broker_url)
-        return Locks(redis.Redis.from_url(url, **_PATIENCE), self.settings.lock_ttl)
+        return Locks(redis.Redis.from_url(url, **TIMEOUTS), self.settings.lock_ttl)
 
     @cached_property
     def relations(self) -> Relations:
         """The relations of collections."""
-        return Relations(redis.Redis.from_url(self.settings.relations_url_or(self.broker_url), **_PATIENCE))
+        return Relations(redis.Redis.from_url(self.settings.relations_url_or(self.broker_url), **TIMEOUTS))
 
     @cached_property
     def mirror(self) -> Mirror:
@@ -73,13 +74,13 @@ class Services:
     @cached_property
     def broker(self) -> "redis.Redis":
         """A plain client of the broker's Redis."""
-        return redis.Redis.from_url(self.broker_url, **_PATIENCE)
+        return redis.Redis.from_url(self.broker_url, **TIMEOUTS)
 
     @cached_property
     def lms_cache(self) -> "redis.Redis | None":
         """A client of lms-service's Redis, where that is known."""
         url = self.settings.lms_redis_url
-        return redis.Redis.from_url(url, **_PATIENCE) if url else None
+        return redis.Redis.from_url(url, **TIMEOUTS) if url else None
 
     @cached_property
     def sender(self) -> Sender:
@@ -109,6 +110,3 @@ class Services:
             part = vars(self).pop(name)
             if hasattr(part, "close"):
                 part.close()
-
-
-_PATIENCE = {"socket_timeout": 10, "socket_connect_timeout": 5}

@@ -11,7 +11,7 @@ import structlog
 from billiard import pool
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning, Ignore, Reject, Retry
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import celeryd_after_setup, setup_logging, worker_process_init, worker_shutting_down
 from kombu.transport import redis
 
 from lern import log as logging
@@ -20,6 +20,7 @@ from lern.services import Services
 from lern.settings import Settings
 from lern.stopping import STOP
 from tasks.channel import Channel
+from tasks.dispatcher import Dispatcher
 from tasks.last_resort import LastResort
 from tasks.step import Aside, Body, Done, Ended, Failed, Outcome, Result, new_token, perform
 
@@ -29,6 +30,7 @@ redis.Transport.Channel = Channel
 app = Celery("lern")
 app.config_from_object("celeryconfig")
 app.steps["worker"].add(LastResort)
+app.events.dispatcher_cls = Dispatcher
 
 LEDGER_PAUSE: Final = 1.0
 FAREWELL: Final = 2.0
@@ -97,7 +99,14 @@ def give_back_when_stopping() -> None:
 def _set_up_logging(**_: Any) -> None:
     """Use our own logging; that something is connected here keeps Celery's away."""
     logging.configure(Settings.load())
-    # At every loss of the broker Celery would advise a setting that we have turned off on purpose: see celeryconfig.py.
+
+
+@celeryd_after_setup.connect
+def _refuse_advice(**_: Any) -> None:
+    """Do without what Celery says at every loss of the broker: to use a setting that is off on purpose.
+
+    Not earlier: when logging is set up, Celery has its warnings heard, whatever was said of them before.
+    """
     warnings.filterwarnings("ignore", r"\nIn Celery 5\.1 we introduced", CPendingDeprecationWarning)
 
 

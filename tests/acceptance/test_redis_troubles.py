@@ -24,7 +24,7 @@ from tests.acceptance.place import Place
 from tests.acceptance.test_killed_workers import PAIRS, enter_all, lost, merged_undisturbed, rows_of_pairs
 from tests.acceptance.workers import PATIENCE, Workers
 from tests.accounts import RELATIONS, content
-from tests.workers import until
+from tests.workers import Process, until
 
 WAITING = 500
 LONG = 1000
@@ -73,6 +73,21 @@ def test_redis_is_restarted_in_the_middle(workers: Workers, make_place: MakePlac
     reference = merged_undisturbed(make_place, RELATIONS)
     assert place.tables() == reference.tables()
     assert place.sent() == reference.sent()
+
+
+def test_redis_falls_silent_and_the_worker_leaves_it(place: Place) -> None:
+    """A host that has vanished says nothing, not even that it is gone; here a server that stands still."""
+    place.load(content(user, "course-1", "b", "c", viewcount=1) for user in ("from", "to"))
+    with Process("worker", place.settings, place.settings.data_dir / "worker.log").ready() as worker:
+        server: int = place.services.broker.info()["process_id"]
+        os.kill(server, signal.SIGSTOP)
+        try:
+            until(lambda: "Connection to broker lost" in worker.text)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        run_id = place.enter("from", "to")
+        until(lambda: place.run(run_id).state == "succeeded")
+        assert "In Celery 5.1" not in worker.text, "Celery advises a setting that is off on purpose"
 
 
 def listens(place: Place) -> bool:

@@ -10,11 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
-from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import setup_logging
-from celery.worker.consumer.consumer import CANCEL_TASKS_BY_DEFAULT
 
-import tasks.app  # noqa: F401 - it is what listens
 from lern import log
 from lern.settings import Settings
 
@@ -169,13 +165,3 @@ def test_what_libraries_repeat_is_held_back_unless_somebody_wants_it_all(level: 
     driver.warning("Host %s has been marked down", "h")
     said = [line["event"] for line in lines(stream)]
     assert (len(said), said[-1]) == (told, "Host h has been marked down")
-
-
-def test_celery_does_not_advise_what_we_have_decided_against(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LERN_LOG_FORMAT", "json")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        setup_logging.send(None)
-        warnings.warn(CANCEL_TASKS_BY_DEFAULT, CPendingDeprecationWarning, stacklevel=1)
-        with pytest.raises(CPendingDeprecationWarning):
-            warnings.warn("something else", CPendingDeprecationWarning, stacklevel=1)
