@@ -16,9 +16,11 @@ from lern.cli.options import existing, writable
 from lern.cli.problems import WorkFailed, WrongUse
 from lern.cli.rows_of_user import rows_of_user
 from lern.cli.stack import create_tables, is_sql, with_broker
+from lern.errors import BadRow
 from lern.relations import is_relation
 from lern.services import Services
 from lern.settings import Settings
+from lern.store.base import Bad
 from lern.store.rows import RELATIONS, BadInput, RelationLine, RowLine, dump_line, dump_relation, load_lines
 from lern.store.tables import TABLES, Table
 
@@ -153,7 +155,7 @@ def dump(
     """Write learner rows as lines that [bold]lern rows load[/bold] reads.
 
     With --user the rows of a table come in the order of their keys; course batches and relations belong to nobody
-    and are left out.
+    and are left out. A row that cannot be read is left out, too: it is named on standard error, and the exit code is 1.
     """
     wanted = _wanted(table)
     settings = Settings.load()
@@ -162,14 +164,28 @@ def dump(
     relations = RELATIONS in wanted and not user
     tables = [TABLES[name] for name in wanted if name != RELATIONS]
     needs_relations = relations or (bool(user) and not is_sql(settings.store_url_or_default))
+    bad = _LeftOut()
     with _opened(settings, relations=needs_relations) as parts, _writer(output) as file:
         count = 0
-        for line in _lines(parts, tables, user or [], relations=relations):
+        for line in _lines(parts, tables, user or [], bad, relations=relations):
             file.write(line.encode() + b"\n")
             count += 1
         file.flush()
     if output != "-":
         console.remark(f"{phrases.many(count, 'line')} written to {output}")
+    if bad.count:
+        raise WorkFailed(f"{phrases.many(bad.count, 'row')} could not be read and were left out: see above")
+
+
+class _LeftOut:
+    """Tells of rows that cannot be read as they are met, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: BadRow) -> None:
+        self.count += 1
+        console.remark(console.harmless(f"left out: {error}"))
 
 
 def _wanted(table: list[str] | None) -> list[str]:
@@ -180,9 +196,9 @@ def _wanted(table: list[str] | None) -> list[str]:
     return [name for name in known if not table or name in table]
 
 
-def _lines(parts: Services, tables: list[Table], users: list[str], *, relations: bool) -> Iterator[str]:
+def _lines(parts: Services, tables: list[Table], users: list[str], bad: Bad, *, relations: bool) -> Iterator[str]:
     for table in tables:
-        for row in rows_of_user(parts, table, users) if users else parts.store.scan(table):
+        for row in rows_of_user(parts, table, users, bad) if users else parts.store.scan(table, bad=bad):
             yield dump_line(table, row)
     if relations:
         for key, members in parts.relations.dump():

@@ -1,11 +1,13 @@
 """The rows of some users in one table, also where the table cannot be asked by user alone."""
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from lern.cli import console
 from lern.cli.stack import is_sql
+from lern.errors import BadRow
 from lern.services import Services
-from lern.store.base import Store
+from lern.store.base import Bad, Store
 from lern.store.tables import (
     ASSESSMENT_AGGREGATOR,
     CONTENT_CONSUMPTION,
@@ -18,42 +20,43 @@ from lern.store.tables import (
     Table,
 )
 
-PAGE = 1_000
-
 # (course, batch, content) that a user's own rows name; the content is None where the row has none.
 Place = tuple[str, str, str | None]
 
 
-def rows_of_user(parts: Services, table: Table, users: Iterable[str]) -> Iterator[Row]:
+def rows_of_user(parts: Services, table: Table, users: Iterable[str], bad: Bad) -> Iterator[Row]:
     """Give the rows of some users in a table, each user's in the order of the table's key.
 
     Where a slice needs more than the user: SQL looks at every row. Cassandra cannot; there the courses, batches
-    and units are those that the user's contents and enrolments name, so rows of others are not found.
+    and units are those that the user's contents and enrolments name, so rows of others are not found. `bad`: told of
+    those rows of theirs that cannot be read.
     """
     if table.user is None:
         return
     wanted = sorted(set(users))
     if table.slice == (table.user,):
         for user in wanted:
-            yield from _slice(parts.store, table, (user,))
+            yield from parts.store.scan(table, (user,), bad)
     elif is_sql(parts.settings.store_url_or_default):
-        found = [row for row in parts.store.scan(table) if row[table.user] in set(wanted)]
+        rows = parts.store.scan(table, bad=_of(wanted, table, bad))
+        found = [row for row in rows if row[table.user] in set(wanted)]
         yield from sorted(found, key=lambda row: (row[str(table.user)], table.key_of(row)))
     else:
         console.remark(f"{table.name}: Cassandra cannot be asked by user alone; looking where the user's contents are")
         for user in wanted:
             for where in sorted(_slices(parts, table, user)):
-                yield from _slice(parts.store, table, where)
+                yield from parts.store.scan(table, where, bad)
 
 
-def _slice(store: Store, table: Table, where: Key) -> Iterator[Row]:
-    """Read a slice in pages."""
-    after: Key | None = None
-    while rows := store.rows(table, where, after, PAGE):
-        yield from rows
-        if len(rows) < PAGE:
-            return
-        after = table.order_of(rows[-1])
+def _of(users: Iterable[str], table: Table, bad: Bad) -> Bad:
+    """Tell only of the rows of these users."""
+
+    def told(error: BadRow) -> None:
+        key = dict(zip(table.key, cast("Key", error.key), strict=True))
+        if key[str(table.user)] in users:
+            bad(error)
+
+    return told
 
 
 def _slices(parts: Services, table: Table, user: str) -> set[Key]:
@@ -69,7 +72,7 @@ def _slices(parts: Services, table: Table, user: str) -> set[Key]:
 
 def _places(store: Store, user: str) -> Iterator[Place]:
     for table in (USER_CONTENT_CONSUMPTION, USER_ENROLMENTS, CONTENT_CONSUMPTION):
-        for row in _slice(store, table, (user,)):
+        for row in store.scan(table, (user,)):
             yield row["courseid"], row["batchid"], row.get("contentid")
 
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lern.errors import BadRow
 from lern.store.tables import Key, Row, Table
 
 
@@ -62,6 +63,14 @@ class Part:
 
 
 Decide = Callable[[Mapping[Key, Row]], Iterable[Change]]
+
+# What becomes of a row that breaks the contract.
+Bad = Callable[[BadRow], None]
+
+
+def refused(error: BadRow) -> None:
+    """Raise it: who must have every row cannot go on without this one."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -172,8 +181,12 @@ class Store(Protocol):
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
         """Write whole rows (upsert; absent columns are left alone, maps written whole). For loading and for tests."""
 
-    def scan(self, table: Table) -> Iterable[Row]:
-        """Every row of a table, in bounded memory, in no promised order. For dumps and checks, never in a step."""
+    def scan(self, table: Table, where: Key = (), bad: Bad = refused) -> Iterable[Row]:
+        """Every row of a table, in bounded memory, in no promised order. For dumps and checks, never in a step.
+
+        `where` as for `rows`: only that slice, in its order. What cannot be read is given to `bad`; unless that raises
+        it, the scan goes on with the next row.
+        """
 
     def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
         """Make those changes whose row is still as expected; give their keys. Each row by itself, atomically.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lern.errors import Refused, TooEarly, Unsettled
-from lern.store.base import Change, Decide, First, Look, Part, Swap
+from lern.store.base import Bad, Change, Decide, First, Look, Part, Swap, refused
 from lern.store.cassandra_clock import Ahead, Clock, ahead, latest
 from lern.store.cassandra_codec import SCALARS, Codec, as_stored
 from lern.store.cassandra_layout import layout_problems
@@ -154,9 +154,10 @@ class CassandraStore:
                     writer.insert(row)
                 connected.write(writer.requests(), lambda: None)
 
-    def scan(self, table: Table) -> Iterator[Row]:
-        """Read every row, a page at a time."""
-        return self._reader().scan(table)
+    def scan(self, table: Table, where: Key = (), bad: Bad = refused) -> Iterator[Row]:
+        """Read every row, or every one of a slice, a page at a time."""
+        del bad  # Cassandra takes no value that is not of its column's kind
+        return self._reader().scan(table, where)
 
     def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
         """Change the rows that are as expected, by lightweight transactions.

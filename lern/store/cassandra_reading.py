@@ -128,11 +128,15 @@ class Reader:
         result = self._connected.read(self._connected.bound(cql, range_cells(table, first, last)))
         return map(tuple, raw_rows(result))
 
-    def scan(self, table: Table) -> Iterator[Row]:
-        """Read every row, a page at a time."""
+    def scan(self, table: Table, where: Key) -> Iterator[Row]:
+        """Read every row, or every one of a slice, a page at a time."""
         shape = self._connected.shape(table)
-        result = self._connected.read(self._connected.bound(shape.statements.scan, []))
-        return map(shape.codec.row, raw_rows(result))
+        if where and shape.is_void(where):
+            return iter(())
+        statements = shape.statements
+        cql = statements.rows(len(where), after=False, limit=False) if where else statements.scan
+        cells = key_cells(table, (*table.slice, *table.order), where)
+        return map(shape.codec.row, raw_rows(self._connected.read(self._connected.bound(cql, cells))))
 
     def parts(self, table: Table, columns: Collection[str]) -> Iterator[Part]:
         """Read some columns of every row, along the tokens. Raises `Refused` where those are not Murmur3's."""

@@ -9,9 +9,9 @@ from typing import Any, Final
 from sqlalchemy.schema import CreateTable
 
 from lern.errors import BadRow, Unsettled
-from lern.store.base import Change, Decide, First, Look, Part, Swap
+from lern.store.base import Bad, Change, Decide, First, Look, Part, Swap, refused
 from lern.store.sql_codec import Codec, Raw, merged_map, same
-from lern.store.sql_engine import Connection, Engines, UndecodableError, UnfitError, dialect_of
+from lern.store.sql_engine import Connection, Engines, UnfitError, dialect_of
 from lern.store.sql_statements import MOST_KEYS, Statement, Statements, define_tables
 from lern.store.tables import Key, Row, Table
 
@@ -105,16 +105,22 @@ class SqlStore:
             while page := list(islice(remaining, _PAGE)):
                 session.upsert(table, page)
 
-    def scan(self, table: Table) -> Iterator[Row]:
-        """Read every row, a page at a time; no transaction is left open in between."""
+    def scan(self, table: Table, where: Key = (), bad: Bad = refused) -> Iterator[Row]:
+        """Read every row, or every one of a slice, a page at a time; no transaction is left open in between."""
+        codec, _ = self._shapes[table]
         after: Key | None = None
-        while True:
+        is_last = False
+        while not is_last:
             with self._engines.reading() as connection:
-                page = self._session(connection).page(table, after, _PAGE)
-            yield from page
-            if len(page) < _PAGE:
-                return
-            after = table.key_of(page[-1])
+                page, is_last = self._session(connection).raw_page(table, where, after)
+            for raw in page:
+                try:
+                    row = codec.row(raw)
+                except BadRow as error:
+                    bad(error)
+                else:
+                    yield row
+            after = codec.key_of(page[-1]) if page else None
 
     def compare_and_set(self, table: Table, swaps: Sequence[Swap], guard: Callable[[], None]) -> frozenset[Key]:
         """Change the rows that are as expected, in one transaction."""
@@ -281,16 +287,32 @@ class _Session:
         codec, statements = self._shapes[table]
         statement = statements.slice(len(where), after=after is not None, limit=limit is not None)
         parameters = (*where, *(after or ()), *(() if limit is None else (limit,)))
-        return list(map(codec.row, self._fetch(table, statement, parameters)))
+        return list(map(codec.row, self._fetch(statement, parameters)))
 
     def page(self, table: Table, after: Key | None, limit: int) -> list[Row]:
         codec, statements = self._shapes[table]
         statement = statements.page(after=after is not None)
-        return list(map(codec.row, self._fetch(table, statement, (*(after or ()), limit))))
+        return list(map(codec.row, self._fetch(statement, (*(after or ()), limit))))
+
+    def raw_page(self, table: Table, where: Key, after: Key | None) -> tuple[Sequence[Raw], bool]:
+        """Give the next rows of a slice, or of the whole table, and whether they are the last. `after`: a key."""
+        codec, statements = self._shapes[table]
+        if where:
+            statement = statements.slice(len(where), after=after is not None, limit=True)
+            beyond = after and table.order_of(dict(zip(table.key, after, strict=True)))
+        else:
+            statement, beyond = statements.page(after=after is not None), after
+        limit = _PAGE
+        while True:
+            raws = self._fetch(statement, (*where, *(beyond or ()), limit))
+            if len(raws) < limit or all(isinstance(part, str) for part in codec.key_of(raws[-1])):
+                return raws, len(raws) < limit
+            # The next page cannot be asked for by what is no text, so this one ends with a later row.
+            limit *= 2
 
     def count(self, table: Table) -> int:
         _, statements = self._shapes[table]
-        return int(self._fetch(table, statements.count(), ())[0][0])
+        return int(self._fetch(statements.count(), ())[0][0])
 
     def standing(self, table: Table, keys: Collection[Key], *, lock: bool) -> dict[Key, Row]:
         codec, _ = self._shapes[table]
@@ -360,15 +382,10 @@ class _Session:
         while part := list(islice(remaining, MOST_KEYS)):
             size = 1 << (len(part) - 1).bit_length()
             part.extend([nothing] * (size - len(part)))  # type: ignore[list-item]  # null equals no key
-            yield from self._fetch(table, statements.read(size, lock=lock), tuple(chain.from_iterable(part)))
+            yield from self._fetch(statements.read(size, lock=lock), tuple(chain.from_iterable(part)))
 
-    def _fetch(self, table: Table, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
-        parameters += statement.fixed
-        try:
-            return self._connection.fetch(statement.text, parameters)
-        except UndecodableError as error:
-            self._name_undecodable(table, self._connection.fetch_bytes(statement.text, parameters))
-            raise BadRow(table.name, "?", "?", str(error)) from error
+    def _fetch(self, statement: Statement, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        return self._connection.fetch(statement.text, parameters + statement.fixed)
 
     def _write(self, table: Table, statement: Statement, columns: tuple[str, ...], values: Sequence[Raw]) -> int:
         """Run a statement for each tuple of values. Gives how many rows it changed."""
@@ -377,23 +394,6 @@ class _Session:
         except UnfitError as error:
             _name_unfit(table, columns, values)
             raise BadRow(table.name, "?", "?", str(error)) from error
-
-    def _name_undecodable(self, table: Table, raws: Iterable[Raw]) -> None:
-        """Find the row whose text is not UTF-8, which SQLite stores as readily as any other."""
-        codec, _ = self._shapes[table]
-        for raw in raws:
-            for column, value in zip(codec.order, raw, strict=True):
-                if isinstance(value, bytes) and not _is_utf8(value):
-                    key = tuple(part.decode(errors="replace") for part in raw[: len(table.key)])
-                    raise BadRow(table.name, key, column, "its text is not UTF-8")
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _name_unfit(table: Table, columns: tuple[str, ...], values: Iterable[Raw]) -> None:

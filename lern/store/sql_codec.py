@@ -230,7 +230,7 @@ def _nan(value: str) -> float:
     raise _BadValueError(f"{_shown(value)} is not a number")
 
 
-def _json(text: str, outer: type[_T], check: Callable[[_T], bool]) -> _T | None:
+def _json(text: str, kind: Kind, outer: type[_T], check: Callable[[_T], bool]) -> _T | None:
     """Read JSON that is empty, which is no value, or an `outer` that passes the check."""
     try:
         value = json.loads(text)
@@ -239,7 +239,7 @@ def _json(text: str, outer: type[_T], check: Callable[[_T], bool]) -> _T | None:
     if value is None or value in ([], {}):
         return None
     if not isinstance(value, outer) or not check(value):
-        raise _BadValueError(f"{_shown(text)} does not hold what it should")
+        raise _BadValueError(f"{_shown(text)} is not of kind {kind.value}")
     return value
 
 
@@ -252,32 +252,32 @@ def _is_record(value: object) -> bool:
 
 
 def _texts(text: str) -> list[str] | None:
-    return _json(text, list, _is_texts)
+    return _json(text, Kind.TEXTS, list, _is_texts)
 
 
 def _ints(text: str) -> dict[str, int] | None:
-    return _json(text, dict, lambda value: set(map(type, value.values())) <= {int} and _fit(value.values()))
+    return _json(text, Kind.INTS, dict, lambda value: set(map(type, value.values())) <= {int} and _fit(value.values()))
 
 
 def _times(text: str) -> dict[str, int] | None:
-    return _json(text, dict, lambda value: set(map(type, value.values())) <= {int})
+    return _json(text, Kind.TIMESTAMPS, dict, lambda value: set(map(type, value.values())) <= {int})
 
 
 def _doubles(text: str) -> dict[str, float] | None:
-    value = _json(text, dict, lambda value: set(map(type, value.values())) <= {int, float})
+    value = _json(text, Kind.DOUBLES, dict, lambda value: set(map(type, value.values())) <= {int, float})
     return value and {key: float(number) for key, number in value.items()}
 
 
 def _records(text: str) -> list[dict[str, str]] | None:
-    return _json(text, list, lambda value: all(map(_is_record, value)))
+    return _json(text, Kind.RECORDS, list, lambda value: all(map(_is_record, value)))
 
 
 def _record_map(text: str) -> dict[str, dict[str, str]] | None:
-    return _json(text, dict, lambda value: all(map(_is_record, value.values())))
+    return _json(text, Kind.RECORD_MAP, dict, lambda value: all(map(_is_record, value.values())))
 
 
 def _questions(text: str) -> list[dict[str, Any]] | None:
-    value = _json(text, list, lambda value: set(map(type, value)) <= {dict})
+    value = _json(text, Kind.QUESTIONS, list, lambda value: set(map(type, value)) <= {dict})
     return value and [_question(question) for question in value]
 
 

@@ -42,7 +42,7 @@ class UnfitError(Exception):
     """The database refused a value, and does not say of which row."""
 
 
-class UndecodableError(Exception):
+class _UndecodableError(Exception):
     """SQLite holds text that is not UTF-8, and does not say in which row."""
 
 
@@ -66,7 +66,18 @@ class Connection:
             cursor.close()
 
     def fetch(self, text: str, parameters: Sequence[Any]) -> list[Any]:
-        """Run one query and give its tuples."""
+        """Run one query and give its tuples. Text that is not UTF-8, which SQLite stores as well, comes as bytes."""
+        try:
+            return self._fetch(text, parameters)
+        except _UndecodableError:
+            driver: Any = self._pooled.driver_connection
+            driver.text_factory = _text_or_bytes
+            try:
+                return self._fetch(text, parameters)
+            finally:
+                driver.text_factory = str
+
+    def _fetch(self, text: str, parameters: Sequence[Any]) -> list[Any]:
         cursor = self._pooled.cursor()
         try:
             cursor.execute(text, parameters)
@@ -75,15 +86,6 @@ class Connection:
             self._failed(error)
         finally:
             cursor.close()
-
-    def fetch_bytes(self, text: str, parameters: Sequence[Any]) -> list[Any]:
-        """As `fetch`, on SQLite, with text as bytes."""
-        driver: Any = self._pooled.driver_connection
-        driver.text_factory = bytes
-        try:
-            return self.fetch(text, parameters)
-        finally:
-            driver.text_factory = str
 
     def run_many(self, text: str, parameters: Sequence[Sequence[Any]]) -> int:
         """Run one statement for each tuple and give the number of rows changed. Raises `UnfitError`."""
@@ -101,7 +103,7 @@ class Connection:
 
     def _failed(self, error: Exception) -> NoReturn:
         if "Could not decode" in str(error):
-            raise UndecodableError(str(error)) from error
+            raise _UndecodableError(str(error)) from error
         if (getattr(error, "sqlstate", None) or "").startswith(_UNFIT_SQLSTATES) or _is_nul(error):
             raise UnfitError(str(error)) from error
         if self._engine.dialect.is_disconnect(error, self._pooled.dbapi_connection, None):  # type: ignore[arg-type]
@@ -117,6 +119,13 @@ def meaning(error: Exception, engine: sa.Engine) -> LernError:
     if _is_away(error, engine.dialect):
         return Unreachable("store", problem)
     return Transient(f"store: {problem}")
+
+
+def _text_or_bytes(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def _sqlite_code(error: Exception) -> int | None:

@@ -382,6 +382,42 @@ def test_a_users_rows_are_found_in_every_table(cli: Cli) -> None:
     assert {line["table"] for line in aggregates} == {"user_activity_agg"}
 
 
+@pytest.mark.parametrize("arguments", [[], ["--user", "u"]], ids=["everything", "of an account"])
+def test_a_row_that_cannot_be_read_is_named_and_what_follows_is_dumped(cli: Cli, arguments: list[str]) -> None:
+    rows = [seen("u", content, status=1) for content in "abc"]
+    course = {"course_id": "c", "batch_id": "b", "content_id": "a"}
+    rows += [
+        {"table": "assessment_aggregator", "row": {"user_id": user, **course, "attempt_id": attempt}}
+        for user in ("u", "other")
+        for attempt in "xy"
+    ]
+    cli.well("rows", "load", cli.file("rows.jsonl", rows))
+    _spoil(cli, "UPDATE user_content_consumption SET status = 'two' WHERE contentid = 'a'")
+    _spoil(cli, """UPDATE assessment_aggregator SET question = '[{"scroe": 1}]' WHERE attempt_id = 'x'""")
+    wanted = [row for row in rows if not arguments or "u" in row["row"].values()]
+
+    copy = cli.directory / "copy.jsonl"
+    done, to_file = cli("rows", "dump", *arguments), cli("rows", "dump", *arguments, "--output", str(copy))
+    assert done.returncode == to_file.returncode == 1
+    assert done.stdout == copy.read_text()
+    dumped = [json.loads(line) for line in done.stdout.splitlines()]
+    assert _sorted(dumped) == _sorted([row for row in wanted if row != rows[0] and row["row"].get("attempt_id") != "x"])
+
+    told = no_traceback(done).splitlines()
+    assert told[0].endswith("user_content_consumption ('u', 'c', 'b', 'a'), column status: 'two' is not of kind int")
+    assert "assessment_aggregator ('u', 'c', 'b', 'a', 'x'), column question: a question has no field scroe" in str(
+        told
+    )
+    left_out = len(wanted) - len(dumped)
+    assert len(told) == left_out + 1
+    assert told[-1].startswith(f"lern: {left_out} rows could not be read")
+
+
+def _spoil(cli: Cli, statement: str) -> None:
+    with closing(sqlite3.connect(cli.data / "learners.sqlite")) as database, database:
+        database.execute(statement)
+
+
 # --- migrate, doctor, and mistakes
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -278,6 +279,7 @@ def test_a_broken_map_is_named_by_row_and_column(store: SqlStore, file: Path, te
     with pytest.raises(BadRow) as caught:
         store.rows(USER_ENROLMENTS, ("u",))
     assert (caught.value.key, caught.value.column) == (("u", "c", "b"), "contentstatus")
+    assert re.search(r"is not JSON: |is not of kind map<text, int>$", caught.value.problem)
 
 
 @pytest.mark.parametrize("text", ['[{"score": "1"}]', '[{"scroe": 1}]', '[{"duration": "long"}]', '[{"params": [1]}]'])
@@ -301,6 +303,30 @@ def test_text_that_is_no_utf8_is_named_by_row_and_column(store: SqlStore, file: 
     assert store.read(USER_CONTENT_CONSUMPTION, [KEY]) == {KEY: CONTENT}
 
 
+def test_a_scan_goes_on_after_rows_that_cannot_be_read(store: SqlStore, file: Path) -> None:
+    """Also where they end a page, and where their keys are no text, beyond which SQLite cannot be asked to go on."""
+    rows: list[Row] = [{**CONTENT, "contentid": f"{number:05}"} for number in range(4000)]
+    store.insert(USER_CONTENT_CONSUMPTION, rows)
+    spoilt = [0, 998, 999, 1000, 2500, 3999]
+    for number in spoilt:
+        spoil(file, "UPDATE user_content_consumption SET status = 'two' WHERE contentid = ?", f"{number:05}")
+    # They keep their places in the order: where the second page ends.
+    for number in (1999, 2000):
+        key = f"{number:05}".encode() + b"\xff"
+        place = f"{number:05}"
+        spoil(file, "UPDATE user_content_consumption SET contentid = CAST(? AS TEXT) WHERE contentid = ?", key, place)
+    for where in ((), ("u1",)):
+        bad: list[BadRow] = []
+        read = list(store.scan(USER_CONTENT_CONSUMPTION, where, bad.append))
+        unreadable = {*spoilt, 1999, 2000}
+        assert read == [row for number, row in enumerate(rows) if number not in unreadable]
+        assert [error.column for error in bad] == [*["status"] * 4, *["contentid"] * 2, *["status"] * 2]
+        assert [error.problem for error in bad[3:5]] == [
+            "'two' is not of kind int",
+            "b'01999\\xff' is not of kind text",
+        ]
+
+
 def test_whole_numbers_among_doubles_are_doubles(store: SqlStore, file: Path) -> None:
     key = ("Course", "c", "u", "cb:b")
     store.insert(USER_ACTIVITY_AGG, [dict(zip(USER_ACTIVITY_AGG.key, key, strict=True))])
@@ -309,11 +335,11 @@ def test_whole_numbers_among_doubles_are_doubles(store: SqlStore, file: Path) ->
     assert type(value) is float
 
 
-def spoil(file: Path, statement: str, value: object) -> None:
+def spoil(file: Path, statement: str, *values: object) -> None:
     """Write what no store would write."""
     connection = sqlite3.connect(file)
     with connection:
-        assert connection.execute(statement, (value,)).rowcount == 1
+        assert connection.execute(statement, values).rowcount == 1
     connection.close()
 
 

@@ -198,6 +198,16 @@ def test_a_scan_gives_every_row_once(store: Store, table: Table) -> None:
     assert sorted(map(table.key_of, store.scan(table))) == sorted(map(table.key_of, rows))
 
 
+@ALL_TABLES
+def test_a_scan_of_a_slice_gives_its_rows_in_their_order_and_no_others(store: Store, table: Table) -> None:
+    # As many as need more than one page, but for the table whose slices have one row.
+    rows = [{**dict.fromkeys(table.key, "one"), **dict.fromkeys(table.order[-1:], f"{i:05}")} for i in range(2500)]
+    distinct = [*{table.key_of(row): row for row in rows}.values()]
+    store.insert(table, [*distinct, dict.fromkeys(table.key, "other")])
+    assert list(store.scan(table, table.slice_of(rows[0]))) == distinct
+    assert list(store.scan(table, ("",) * len(table.slice))) == []
+
+
 # --- loading
 
 
