@@ -18,6 +18,8 @@ _SERVER_ERROR: Final = 500
 _TOO_MANY: Final = 429
 # A proxy that does not reach the service behind it.
 _AWAY: Final = frozenset({502, 503, 504})
+# Sunbird's services may say in HTML that there is no such path, or that they have failed; never that all is well.
+_PAGE: Final = "text/html"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Service:
     def call(self, method: str, path: str, body: object = None) -> Answer:
         """Call and read the answer, whatever its status below 500.
 
-        Raises `Unreachable` when nobody answers, `Overloaded` when the service has too much to do, `Transient` for an
-        answer that is none of Sunbird's, as a proxy's page in HTML, and for a server's failure. Nothing is repeated
-        here: the step is.
+        Raises `Unreachable` when nobody answers, or a proxy in the service's place, `Overloaded` when the service has
+        too much to do, `Transient` for an answer that is none of Sunbird's and for a server's failure. Nothing is
+        repeated here: the step is.
         """
         url = self.url.rstrip("/") + path
         try:
@@ -52,9 +54,9 @@ class Service:
         except httpx.RequestError as error:
             raise Transient(f"{self.name} answered what nobody can read ({with_reason(url, error)})") from error
         if response.status_code in _AWAY:
-            raise Unreachable(self.name, f"{url} answered {response.status_code}")
+            raise Unreachable(self.name, with_reason(url, f"answered {response.status_code}"))
         if response.status_code == _TOO_MANY:
-            raise Overloaded(self.name, f"{url} answered {response.status_code}")
+            raise Overloaded(self.name, with_reason(url, f"answered {response.status_code}"))
         if response.status_code >= _SERVER_ERROR:
             raise self._strange(response, f"answered {response.status_code}")
         return self._read(response, content)
@@ -75,7 +77,10 @@ class Service:
         except (ValueError, RecursionError):
             envelope = None
         if not isinstance(envelope, dict):
-            kind = response.headers.get("content-type", "something").partition(";")[0]
+            kind = response.headers.get("content-type", "something").partition(";")[0].strip().lower()
+            if kind == _PAGE and not response.is_error:
+                problem = f"answered {response.status_code} with a page in HTML, which is none of its own"
+                raise Unreachable(self.name, with_reason(str(response.url), problem))
             raise self._strange(response, f"answered {kind} where JSON was expected")
         result, params = envelope.get("result"), envelope.get("params")
         params = params if isinstance(params, dict) else {}

@@ -66,7 +66,10 @@ def test_each_refusal_says_why(target: Reply, source: Reply, reason: str) -> Non
 @pytest.mark.parametrize(
     ("reply", "kind", "reason"),
     [
-        (HTML, Transient, "answered text/html where JSON was expected"),
+        (HTML, Unreachable, "cannot be reached: http://127.0.0.1.*: answered 200 with a page in HTML"),
+        ((302, "text/html", b"<html>this way</html>"), Unreachable, "answered 302 with a page in HTML"),
+        ((404, "text/html", b"<html>no such path</html>"), Transient, "answered text/html where JSON was expected"),
+        ((200, "application/json", b"<html>"), Transient, "answered application/json where JSON was expected"),
         ((200, "application/json", b"[1]"), Transient, "answered application/json where JSON was expected"),
         ((500, "text/html", b"oh"), Transient, "answered 500"),
         ((429, "text/plain", b"slow down"), Overloaded, "takes no more work at the moment: .*answered 429"),
@@ -79,6 +82,14 @@ def test_each_refusal_says_why(target: Reply, source: Reply, reason: str) -> Non
 def test_an_answer_that_is_none_is_no_refusal(reply: Reply, kind: type[LernError], reason: str) -> None:
     with pytest.raises(kind, match=reason):
         check({"target": reply, "source": BLOCKED})
+
+
+@pytest.mark.parametrize("status", [200, 429, 500, 503])
+def test_a_password_in_the_address_is_not_told(status: int) -> None:
+    with sunbird(lambda _path, _: (status, "text/html", b"<html>")) as service, pytest.raises(LernError) as caught:
+        Users(service.url.replace("//", "//lern:secret@"), PATH).read("u")
+    assert f"{status}" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_service_that_does_not_listen_is_waited_for() -> None:
@@ -146,7 +157,8 @@ def test_that_lms_service_ends_at_ten_thousand_is_said() -> None:
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (HTML, Transient),
+        (HTML, Unreachable),
+        ((200, "application/json", b"[]"), Transient),
         (envelope({"response": {"content": None}}), Transient),
         (envelope({"response": {"count": 55}}), Transient),
         (envelope({"response": {"count": 55, "content": []}}), Transient),

@@ -13,6 +13,7 @@ from tests.servers.sunbird import BLOCKED, HTML, Reply, batch_search, sunbird, u
 from tests.workers import Process
 
 AWAY = (503, "text/html", b"")
+BROKEN = (200, "application/json", b"[1]")
 
 
 def test_what_only_lms_service_knows_of_is_listed(make_world: MakeWorld) -> None:
@@ -53,7 +54,9 @@ def test_that_lms_service_shows_no_more_is_said_and_the_database_has_the_rest(
     assert {row["createdby"] for row in world.rows().values()} == {TARGET}
 
 
-@pytest.mark.parametrize(("reply", "reason", "attempts"), [(AWAY, "UNREACHABLE", 0), (HTML, "TRANSIENT", 1)])
+@pytest.mark.parametrize(
+    ("reply", "reason", "attempts"), [(AWAY, "UNREACHABLE", 0), (HTML, "UNREACHABLE", 0), (BROKEN, "TRANSIENT", 1)]
+)
 def test_while_lms_service_does_not_answer_nothing_changes_hands(
     make_world: MakeWorld, reply: Reply, reason: str, attempts: int
 ) -> None:
@@ -70,7 +73,9 @@ def test_while_lms_service_does_not_answer_nothing_changes_hands(
     assert world.row(batch(1))["createdby"] == TARGET
 
 
-@pytest.mark.parametrize(("reply", "reason", "attempts"), [(AWAY, "UNREACHABLE", 0), (HTML, "TRANSIENT", 1)])
+@pytest.mark.parametrize(
+    ("reply", "reason", "attempts"), [(AWAY, "UNREACHABLE", 0), (HTML, "UNREACHABLE", 0), (BROKEN, "TRANSIENT", 1)]
+)
 def test_while_the_user_service_does_not_answer_nothing_changes_hands(
     make_world: MakeWorld, reply: Reply, reason: str, attempts: int
 ) -> None:
