@@ -538,6 +538,15 @@ def test_a_keyspace_that_is_missing_is_said(cassandra_url: str) -> None:
     store.close()
 
 
+def test_no_keyspace_is_made_in_a_data_centre_that_there_is_not(cassandra_url: str, cassandra_session: Session) -> None:
+    store = CassandraStore(f"{cassandra_url.rpartition('/')[0]}/nowhere?dc=elsewhere")
+    with pytest.raises(Unreachable, match="there is no data centre 'elsewhere'; the cluster has datacenter1"):
+        store.create()
+    store.close()
+    made = cassandra_session.execute("SELECT keyspace_name FROM system_schema.keyspaces")
+    assert "nowhere" not in {row[0] for row in made}
+
+
 # --- size
 
 
