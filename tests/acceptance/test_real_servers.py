@@ -3,10 +3,10 @@
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,14 +106,12 @@ def test_cassandra_goes_away_and_the_ledger_is_locked_in_the_middle_of_merges(
     runs = begin(place, messages[PAIRS:])
     workers.until(lambda: ended(place, runs), "merges are going on")
     ledger = sqlite_file(place.settings.ledger_url_or_default)
-    with locked(ledger) as locking:
-        done = ended(place, runs)
-        assert len(done) < len(runs)
-        assert "running" in {run.state for run in known(place, runs)}
-        # Whoever only reads is let in, as we are; nobody gets on with a merge.
-        time.sleep(LOCKED_SECONDS * 0.75)
-        assert ended(place, runs) == done
-        assert locking.wait() == 0
+    with locked(ledger) as has_been_for_long:
+        before = known(place, runs)
+        assert "running" in {run.state for run in before}
+        has_been_for_long()
+        # Whoever only reads is let in, as we are; nobody has got on with a merge, or given one up.
+        assert known(place, runs) == before
     all_well(workers, runs)
     with closing(sqlite3.connect(str(ledger))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -133,18 +131,29 @@ connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
 print("locked", flush=True)
 time.sleep(float(sys.argv[2]))
+print("for long", flush=True)
+sys.stdin.read()
 connection.execute("ROLLBACK")
 """
 
 
 @contextmanager
-def locked(ledger: Path | None) -> Iterator["subprocess.Popen[str]"]:
-    """Lock a ledger in SQLite from another process, for LOCKED_SECONDS."""
+def locked(ledger: Path | None) -> Iterator[Callable[[], None]]:
+    """Lock a ledger in SQLite from another process for the length of the block.
+
+    Gives what returns when it has been locked for LOCKED_SECONDS.
+    """
     command = [sys.executable, "-c", _LOCK, str(ledger), str(LOCKED_SECONDS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as locking:
-        assert locking.stdout is not None
-        assert locking.stdout.readline() == "locked\n"
-        yield locking
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as locking:
+
+        def until_it_says(words: str) -> None:
+            assert locking.stdout is not None
+            assert locking.stdout.readline() == f"{words}\n"
+
+        until_it_says("locked")
+        yield partial(until_it_says, "for long")
+        locking.communicate()
+    assert locking.returncode == 0
 
 
 def test_from_kafka_through_bridge_and_worker_to_cassandra_and_back_to_kafka(
