@@ -70,6 +70,12 @@ class Site:
         _ended(flower)
         return None if flower is None else flower.returncode
 
+    def kill_flower(self) -> None:
+        """Have Flower die in the middle of what it is at."""
+        assert self._flower is not None
+        self._flower.kill()
+        self._flower.wait()
+
     def ask_flower_to_end(self) -> None:
         """Ask Flower to end, and return when it has heard that; what it is at may hold it up still."""
         assert self._flower is not None

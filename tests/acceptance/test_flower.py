@@ -1,9 +1,9 @@
 """What an admin does in Flower, with real clicks: a browser, a Flower, a worker, and rows that are right afterwards."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Barrier, Event
 from typing import Any
 from urllib.parse import quote
@@ -12,14 +12,17 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from lern.ledger import NewDeadLetter
+from lern.ledger import Counted, NewDeadLetter, RunFilter
 from tests.acceptance.browsing import DESK, PHONE
 from tests.acceptance.conftest import MakePlace
 from tests.acceptance.place import Place
 from tests.acceptance.site import Site, site
+from tests.acceptance.workers import BRISK
 from tests.accounts import RELATIONS, account, two_accounts
+from tests.bridges import until
 from tests.servers.postgres import PostgresServer
 
+FAILED = RunFilter(state="failed")
 SCRIPT = "<script>window.bad=1</script><img src=x onerror=window.bad=1>"
 
 
@@ -128,6 +131,40 @@ def test_clicks_at_the_same_moment_start_one_retry(flower: Site, page: Page, bro
     other.context.close()
 
 
+def test_two_admins_who_press_retry_at_the_same_moment_start_one_attempt_and_see_whose_it_is(
+    place: Place, browser: Browser
+) -> None:
+    [run_id] = failed_runs(place, 1)
+    with site(place, FLOWER_BASIC_AUTH="asha:secret,ravi:secret") as made, ExitStack() as ends:
+        made.start_flower()
+        windows = {}
+        for name in ("asha", "ravi"):
+            credentials: Any = {"username": name, "password": "secret"}
+            windows[name] = ends.enter_context(browser.new_context(http_credentials=credentials)).new_page()
+            windows[name].goto(f"{made.url}/run/{run_id}")
+        # Neither is answered before both have pressed.
+        with place.standstill(place.settings.ledger_url_or_default):
+            for window in windows.values():
+                with window.expect_request(re.compile("/retry$")):
+                    window.get_by_role("button", name="Retry").click(no_wait_after=True)
+        for window in windows.values():
+            expect(window.get_by_role("status")).to_be_visible()
+        [entry] = place.detail(run_id).audit
+        first = windows.pop(entry.who)
+        [second] = windows.values()
+        expect(first.get_by_role("status")).to_have_text("Retry started at merge.content.")
+        expect(second.get_by_role("status")).to_have_text(f"run {run_id} is queued: only a failed one can be retried")
+        assert place.services.broker.llen(place.settings.queue) == 1
+        made.start_worker()
+        for window in (first, second):
+            expect(window.get_by_role("button", name="Retry")).to_have_count(0)
+            expect(window.locator("#audit")).to_contain_text(entry.who)
+            expect(window.locator("#state")).to_have_text("succeeded", timeout=30_000)
+    detail = place.detail(run_id)
+    assert detail.run.generation == 2
+    assert [one.step for one in detail.attempts if one.generation > 1] == list(detail.run.steps)
+
+
 def test_ids_and_errors_are_shown_as_they_are_and_never_run(flower: Site, page: Page) -> None:
     place = flower.place
     run_id = place.enter(f"{SCRIPT}source", 'target"><script>window.bad=1</script>', "mid</pre>" + SCRIPT)
@@ -173,37 +210,69 @@ def test_a_selection_is_retried_after_saying_how_many(flower: Site, page: Page) 
     assert [flower.place.run(run_id).state for run_id in (ids[0], *ids[3:])] == ["failed"] * 3
 
 
-def test_two_hundred_are_retried_at_once_under_load_while_flower_is_restarted(flower: Site, page: Page) -> None:
+def asked_to_end(flower: Site, press: Callable[[], None]) -> int:
+    """Have Flower end as a service manager does; gives how many of 200 runs it left as they were."""
+    # Nobody can write to the ledger while Flower is told to end: the job is held up at its first run.
+    with flower.place.standstill(flower.place.settings.ledger_url_or_default):
+        press()
+        flower.ask_flower_to_end()
+    assert flower.stop_flower() == 0
+    return 199
+
+
+def killed(flower: Site, press: Callable[[], None]) -> int:
+    """Have Flower die when the first fifty have begun by the ledger, and before any worker is told of one."""
     place = flower.place
+    # Redis takes no writes: the job is held up where it sends the first ones.
+    place.services.broker.client_pause(600_000, all=False)
+    press()
+    until(lambda: place.services.ledger.count(FAILED) == Counted(150), "fifty have begun")
+    flower.kill_flower()
+    place.services.broker.client_unpause()
+    return 150
+
+
+@pytest.mark.parametrize("ended", [asked_to_end, killed])
+def test_two_hundred_are_retried_under_load_once_each_though_flower_ends_in_the_middle(
+    ended: Callable[[Site, Callable[[], None]], int], make_place: MakePlace, page: Page
+) -> None:
+    place = make_place(**BRISK)
     ids = failed_runs(place, 200)
-    flower.start_worker()
-    with streaming(place) as merges:
-        page.goto(f"{flower.url}/failed")
+
+    def press() -> None:
+        page.goto(f"{made.url}/failed")
         page.get_by_role("link", name="Retry all 200").click()
         expect(page.locator("#question")).to_have_text("Retry: 200 failed runs?")
-        # Nobody can write to the ledger while Flower is told to end: the job is held up at its first run.
-        with place.standstill(place.settings.ledger_url_or_default):
-            page.get_by_role("button", name="Retry 200").click()
-            expect(page.locator("#progress")).to_have_text("0 of 200 started")
-            flower.ask_flower_to_end()
-        assert flower.stop_flower() == 0
-        flower.start_flower()
-        # What the job had not come to is where it was, and in view.
-        left = [run_id for run_id in ids if place.run(run_id).state == "failed"]
-        assert len(left) == 199
-        page.goto(f"{flower.url}/failed")
-        expect(page.locator("[data-reason=BAD_ROW] strong")).to_have_text("199")
-        page.get_by_role("link", name="Retry all 199").click()
-        page.locator("#confirm").click()
-        expect(page.locator("#progress")).to_have_text("199 of 199 started", timeout=30_000)
-        for run_id in ids:
-            flower.until(run_id, "succeeded")
-    for run_id in merges:
-        flower.until(run_id, "succeeded")
-    assert len(merges) > 1
-    page.goto(f"{flower.url}/runs")
-    expect(page.locator("[data-state=succeeded] .lern-count")).to_have_text(str(200 + len(merges)))
-    assert {place.run(run_id).generation for run_id in ids} == {2}
+        page.get_by_role("button", name="Retry 200").click()
+        expect(page.locator("#progress")).to_have_text("0 of 200 started")
+
+    with site(place) as made:
+        made.start_flower()
+        made.start_worker()
+        with streaming(place) as merges:
+            until(lambda: merges and place.run(merges[0]).state == "succeeded", "the worker is at work")
+            number = ended(made, press)
+            made.start_flower()
+            page.reload()
+            expect(page.locator("#refused")).to_contain_text("what it had not come to is as before")
+            # It is where it was, and in view.
+            assert place.services.ledger.count(FAILED) == Counted(number)
+            page.goto(f"{made.url}/failed")
+            expect(page.locator("[data-reason=BAD_ROW] strong")).to_have_text(str(number))
+            page.get_by_role("link", name=f"Retry all {number}").click()
+            page.locator("#confirm").click()
+            expect(page.locator("#progress")).to_have_text(f"{number} of {number} started", timeout=30_000)
+            for run_id in ids:
+                made.until(run_id, "succeeded")
+        for run_id in merges:
+            made.until(run_id, "succeeded")
+        assert len(merges) > 1
+        page.goto(f"{made.url}/runs")
+        expect(page.locator("[data-state=succeeded] .lern-count")).to_have_text(str(200 + len(merges)))
+    for detail in map(place.detail, ids):
+        assert [entry.action for entry in detail.audit] == ["retry"]
+        again = [one.step for one in detail.attempts if one.generation > 1 and one.outcome == "succeeded"]
+        assert again == list(detail.run.steps)
 
 
 @contextmanager
