@@ -41,8 +41,9 @@ PASSES: Final = 5
 # Enrolments whose progress is computed together: all contents of their courses are held in memory, several times.
 PAIRS_AT_ONCE: Final = 10
 CONTENTS_AT_ONCE: Final = 1_000
-# Attempts carry their questions: a chunk of them is bounded more tightly.
+# Attempts carry their questions, enrolments a state for each content: chunks of them are bounded more tightly.
 ATTEMPTS_AT_ONCE: Final = 100
+ENROLMENTS_AT_ONCE: Final = 25
 # Slices that are read together, and how many rows of each at first: what is read is held in memory.
 SLICES_AT_ONCE: Final = 32
 ROWS_OF_EACH: Final = 20
@@ -130,11 +131,11 @@ def _synced(work: Work, planner: sync.Planner, pairs: Sequence[tuple[str, str]])
 
 
 def _enrolments(work: Work) -> Iterator["_Slices"]:
-    yield _Slices(USER_ENROLMENTS, [(work.source,)])
+    yield _Slices(USER_ENROLMENTS, [(work.source,)], ENROLMENTS_AT_ONCE)
     if _legacy(work):
         # Asked for only now: which batches there are is known when the enrolments have been gone over.
         batches = sorted({batch for _, batch, _ in _scope(work)})
-        yield _Slices(USER_COURSES, [(batch, work.source) for batch in batches])
+        yield _Slices(USER_COURSES, [(batch, work.source) for batch in batches], ENROLMENTS_AT_ONCE)
 
 
 def _forget_lists(work: Work) -> None:

@@ -570,7 +570,7 @@ def test_a_learner_with_50_000_rows_in_forty_courses_takes_no_more_memory_and_no
     assert results["merge.batch_enrolment_sync"]["enrolments"] == COURSES
     chunks = {name: sum(1 for _ in place.services.ledger.chunks(run_id, name)) for name in results}
     assert (chunks["merge.content"], chunks["merge.assessments"]) == (50, 4)
-    assert chunks["merge.batch_enrolment_sync"] == COURSES // 10
+    assert (chunks["merge.enrolments"], chunks["merge.batch_enrolment_sync"]) == (2, COURSES // 10)
     store = place.services.store
     assert store.rows(USER_CONTENT_CONSUMPTION, ("large-from",), limit=1) == []
     merged = store.rows(USER_CONTENT_CONSUMPTION, ("large-to",))
@@ -586,3 +586,26 @@ def test_a_learner_with_50_000_rows_in_forty_courses_takes_no_more_memory_and_no
     assert fifty < one_chunk * 1.3, (fifty, one_chunk)
     warned = [line for line in cassandra.log[heard:].splitlines() if re.search(r" (WARN|ERROR) ", line)]
     assert not [line for line in warned if re.search(r"[Bb]atch|tombstone|mutation|Mutation", line)]
+
+
+def load_enrolments(place: Place, name: str, number: int) -> None:
+    """Load two accounts' enrolments, each with the states of 1,250 contents."""
+    states = {f"c{content:05}": 1 for content in range(1250)}
+    for course in range(number):
+        of_both = [
+            enrolment(f"{name}-{user}", f"{course:03}", "b", active=True, enrolled_date=DAY, contentstatus=states)
+            for user in ("from", "to")
+        ]
+        place.load(of_both)
+
+
+@pytest.mark.timeout(300)
+def test_a_learner_with_two_hundred_large_enrolments_takes_no_more_memory_than_one_with_twenty(make: Make) -> None:
+    place = make()
+    load_enrolments(place, "few", 20)
+    load_enrolments(place, "many", 200)
+    _, few = peak_of_merging(place, "few")
+    run_id, many = peak_of_merging(place, "many")
+    results = {step.name: step.result or {} for step in place.detail(run_id).steps}
+    assert (results["merge.enrolments"]["merged"], results["merge.enrolments"]["deleted"]) == (200, 200)
+    assert many < few * 1.3, (many, few)
