@@ -1,27 +1,18 @@
-"""The connection to Cassandra: one session per process, prepared statements, what failures mean."""
+"""The connection to Cassandra: one session per process, prepared statements."""
 
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cassandra import (
-    AuthenticationFailed,
-    ConsistencyLevel,
-    DriverException,
-    OperationTimedOut,
-    ProtocolVersion,
-    RequestValidationException,
-    Unavailable,
-    UnresolvableContactPoints,
-)
+from cassandra import ConsistencyLevel, ProtocolVersion
 from cassandra.auth import PlainTextAuthProvider
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.connection import ConnectionBusy, ConnectionException, DefaultEndPoint, ProtocolError
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.connection import DefaultEndPoint
 from cassandra.policies import (
     ConstantReconnectionPolicy,
     DCAwareRoundRobinPolicy,
@@ -30,12 +21,11 @@ from cassandra.policies import (
     RetryPolicy,
     TokenAwarePolicy,
 )
-from cassandra.pool import NoConnectionsAvailable
-from cassandra.protocol import ErrorMessage, SyntaxException
 from cassandra.query import BoundStatement
 
-from lern.errors import LernError, Refused, Transient, Unreachable
+from lern.errors import LernError, Unreachable
 from lern.store.cassandra_codec import Cell, Codec
+from lern.store.cassandra_errors import translated
 from lern.store.cassandra_layout import find
 from lern.store.cassandra_place import Place
 from lern.store.cassandra_protocol import Mutation, Protocol, write
@@ -161,7 +151,7 @@ class Connected:
         self.sparse = Sparse()
         self.cluster = _cluster(place)
         try:
-            with translated(writing=False):
+            with translated(self.cluster, writing=False):
                 self.session = self.cluster.connect()
         except BaseException as error:
             centres = self.centres
@@ -225,14 +215,14 @@ class Connected:
     def _template(self, cql: str) -> BoundStatement:
         template = self._prepared.get(cql)
         if template is None:
-            with translated(writing=False):
+            with translated(self.cluster, writing=False):
                 template = self._prepared[cql] = BoundStatement(self.session.prepare(cql))
             self._held[template.prepared_statement.query_id] = template.prepared_statement
         return template
 
     def read(self, statement: BoundStatement) -> Any:
         """Run one read. Gives the driver's result."""
-        with translated(writing=False):
+        with translated(self.cluster, writing=False):
             future = self.session.execute_async(statement)
         return _result_of(future, writing=False)
 
@@ -255,12 +245,12 @@ class Connected:
 
     def execute(self, cql: str) -> None:
         """Run a statement that changes the schema."""
-        with translated(writing=True):
+        with translated(self.cluster, writing=True):
             self.session.execute(cql, timeout=60)
 
     def nodes(self) -> list[Node]:
         """Ask every node for its version and its time: those of our data centre, as others are not connected to."""
-        with translated(writing=False):
+        with translated(self.cluster, writing=False):
             # All have answered then, or have not in the time that they had.
             session = self.cluster.connect(wait_for_all_pools=True)
         try:
@@ -298,7 +288,7 @@ class Connected:
                     size -= done
                     yield _result_of(future, writing=writing)
                 guard()
-                with translated(writing=writing):
+                with translated(self.cluster, writing=writing):
                     waiting.append(
                         (self.session.execute_async(request.statement, execution_profile=profile), request.size)
                     )
@@ -319,7 +309,7 @@ def _node(session: Any, host: Any) -> Node:
     """Ask one node."""
     asked = time.time()
     try:
-        with translated(writing=False):
+        with translated(session.cluster, writing=False):
             version, at = session.execute(_NODE, host=host).one()
     except LernError:
         return Node(str(host.endpoint), host.release_version or "of a version that is not known", None)
@@ -329,7 +319,7 @@ def _node(session: Any, host: Any) -> Node:
 
 def _result_of(future: Any, *, writing: bool) -> Any:
     """Wait for the answer to what was sent."""
-    with translated(writing=writing):
+    with translated(future.session.cluster, writing=writing):
         result = future.result()
     _forget_timer(future)
     return result
@@ -340,7 +330,7 @@ def next_page(result: Any) -> None:
     future = result.response_future
     # Left to itself the driver waits for it for ever, or, without a timer, counts from when the first was asked for.
     future._start_time = time.time()  # noqa: SLF001 - the driver has no other way
-    with translated(writing=False):
+    with translated(future.session.cluster, writing=False):
         result.fetch_next_page()
     _forget_timer(future)
 
@@ -391,49 +381,3 @@ def _cluster(place: Place) -> Cluster:
         # The driver leaves it off, and a large batch then waits 40 ms for the acknowledgement of its first part.
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     )
-
-
-# The driver's errors have no common base.
-_ERRORS: Final = (
-    DriverException,
-    ErrorMessage,
-    NoHostAvailable,
-    ConnectionException,
-    ConnectionBusy,
-    NoConnectionsAvailable,
-    ProtocolError,
-)
-# No node answers, or too few. `OperationTimedOut` is not among them: what it means depends on what was asked.
-_AWAY: Final = (NoHostAvailable, ConnectionException, Unavailable, UnresolvableContactPoints)
-# What the same statement will always be told.
-_WRONG: Final = (RequestValidationException, SyntaxException, AuthenticationFailed)
-
-
-@contextmanager
-def translated(*, writing: bool) -> Iterator[None]:
-    """Raise what the driver says as this system's errors: `Unreachable`, `Transient` or `Refused`."""
-    try:
-        yield
-    except _ERRORS as error:
-        raise _meaning(error, writing=writing) from error
-
-
-def _meaning(error: Exception, *, writing: bool) -> LernError:
-    if refused := _refused_logins(error):
-        return Refused(f"Cassandra refuses our login: {'; '.join(refused)}")
-    problem = f"{type(error).__name__}: {error}"
-    if isinstance(error, _WRONG):
-        return Refused(f"Cassandra refuses: {problem}")
-    # No answer at all: to a read, that the server is away; to a write, that nobody knows whether it was done.
-    if isinstance(error, _AWAY) or (isinstance(error, OperationTimedOut) and not writing):
-        return Unreachable("store", problem)
-    return Transient(f"store: {problem}")
-
-
-def _refused_logins(error: Exception) -> list[str]:
-    """Say why every node that was tried refused user and password; nothing if one of them had another reason."""
-    causes = (
-        list(error.errors.values()) if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict) else []
-    )
-    are_refusals = all(isinstance(cause, AuthenticationFailed) for cause in causes)
-    return list(dict.fromkeys(map(str, causes))) if are_refusals else []

@@ -562,14 +562,57 @@ def test_one_row_too_large_for_a_batch_with_others_is_written(store: CassandraSt
 def test_a_node_that_is_away_is_unreachable_and_found_again(store: CassandraStore, cassandra: Server) -> None:
     store.insert(USER_CONTENT_CONSUMPTION, [content(1, progress=1)])
     cassandra.kill()
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=f"^store cannot be reached: {cassandra.address}: (connection lost|down)$"):
         contents(store)
+    until(lambda: _told(store) == f"store cannot be reached: {cassandra.address}: down", "nobody asks it any more")
     with pytest.raises(Unreachable), store.unit(may) as unit:
         unit.settle(USER_CONTENT_CONSUMPTION, [key(1)], lambda _: [])
     with pytest.raises(Unreachable):
         CassandraStore(f"cassandra://{cassandra.address}/nowhere").check()
     cassandra.start()
     assert _when_reachable(store) == [content(1, progress=1)]
+
+
+def _told(store: CassandraStore) -> str:
+    with pytest.raises(Unreachable) as caught:
+        contents(store)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1: connection refused"),
+        (
+            ",".join(f"127.0.0.{number}:1" for number in range(1, 8)),
+            "127.0.0.1:1, 127.0.0.2:1, 127.0.0.3:1, 127.0.0.4:1, 127.0.0.5:1 and 2 more: connection refused",
+        ),
+        ("nowhere.invalid:9042,127.0.0.1:1", "127.0.0.1:1: connection refused; nowhere.invalid:9042: {unknown}"),
+    ],
+)
+def test_who_waits_for_a_cluster_reads_which_nodes_do_not_answer_and_why(hosts: str, said: str) -> None:
+    with pytest.raises(socket.gaierror) as unknown:
+        socket.getaddrinfo("nowhere.invalid", 9042)
+    reason = str(unknown.value.strerror)
+    store = CassandraStore(f"cassandra://lern:secret@{hosts}/lern")
+    assert _told(store) == "store cannot be reached: " + said.format(unknown=reason[0].lower() + reason[1:])
+
+
+def test_a_node_that_says_nothing_is_named(cassandra_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        silent_store = CassandraStore(f"cassandra://{address}/lern?connect_timeout=1")
+        assert _told(silent_store) == f"store cannot be reached: {address}: no answer in time"
+    impatient = CassandraStore(f"{cassandra_url}?request_timeout=0.000001")
+    [node] = re.findall("//(.*)/", cassandra_url)
+    assert _told(impatient) == f"store cannot be reached: {node}: no answer in time"
+    impatient.close()
+
+
+def test_what_cassandra_refuses_is_told_in_its_own_words(store: CassandraStore) -> None:
+    with pytest.raises(Refused) as caught:
+        store.rows(USER_CONTENT_CONSUMPTION, ("u" * 70_000,))
+    assert str(caught.value) == "Cassandra refuses: Key length of 70000 is longer than maximum of 65535"
 
 
 def _when_reachable(store: CassandraStore) -> Sequence[Row]:
