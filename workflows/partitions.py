@@ -53,7 +53,8 @@ class Partitions:
         self._asked = False
         self._committed: dict[Partition, int] = {}
         self._holds: set[str] = set()
-        self._early: list[Any] = []
+        # Read and not handed out yet. What is of a partition that moves goes with it: that is the other bridge's.
+        self._kept: list[Any] = []
         self._looked_at = 0.0
 
     def join(self) -> None:
@@ -78,10 +79,9 @@ class Partitions:
         """
         self._commit_done()
         self._moved.clear()
-        if self._early:
-            raw, self._early = self._early[:limit], self._early[limit:]
-        else:
-            raw = self._read(limit, seconds)
+        if not self._kept:
+            self._read(limit, seconds)
+        raw, self._kept = self._kept[:limit], self._kept[limit:]
         self._look()
         return [_message(one) for one in raw]
 
@@ -90,8 +90,8 @@ class Partitions:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._commit_done()
-            # A partition is assigned before we can pause it: what slips through is kept for the next batch.
-            self._early += self._read(100, left)
+            # A partition is assigned before we can pause it: what slips through is for the next batch.
+            self._read(100, left)
 
     def hold(self, by: str) -> None:
         """Stop reading, for one of several reasons."""
@@ -134,12 +134,18 @@ class Partitions:
 
     # --- reading
 
-    def _read(self, limit: int, seconds: float) -> list[Any]:
+    def _read(self, limit: int, seconds: float) -> None:
         first = self._consumer.poll(seconds)
         if first is None:
-            return []
-        rest = self._consumer.consume(limit - 1, 0) if limit > 1 else []
-        return [one for one in (first, *rest) if self._is_message(one)]
+            return
+        # At once: its partition may move while the rest is read.
+        self._keep(first)
+        for one in self._consumer.consume(limit - 1, 0) if limit > 1 else ():
+            self._keep(one)
+
+    def _keep(self, one: Any) -> None:
+        if self._is_message(one):
+            self._kept.append(one)
 
     def _is_message(self, one: Any) -> bool:
         """Tell a message from an error that comes in its place. Raises for one that only a restart can mend."""
@@ -180,7 +186,7 @@ class Partitions:
         gone = {(one.topic, one.partition) for one in partitions}
         self._mine -= gone
         self._moved |= gone
-        self._early = [one for one in self._early if (one.topic(), one.partition()) not in gone]
+        self._kept = [one for one in self._kept if (one.topic(), one.partition()) not in gone]
         for partition in gone:
             self._done.pop(partition, None)
             if self._committed.pop(partition, None) is not None:
