@@ -66,20 +66,17 @@ def messages(file: BinaryIO, topic: str | None) -> Iterator[Message]:
 
 
 def _unwrapped(line: bytes, number: int) -> Message | None:
-    """Take an event out of its wrapper; None if the line is not one."""
+    """Take an event out of its wrapper; None if the line is not one.
+
+    Where it lay in Kafka, which the wrapper may say, is left aside: here its place is the line.
+    """
     try:
         wrapper: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(wrapper, dict) or not {"topic", "value"} <= wrapper.keys() <= WRAPPER:
         return None
-    return Message(
-        _text(wrapper["topic"]),
-        wrapper.get("partition"),
-        number,
-        _bytes(wrapper.get("key")),
-        _bytes(wrapper["value"]),
-    )
+    return Message(_text(wrapper["topic"]), None, number, _bytes(wrapper.get("key")), _bytes(wrapper["value"]))
 
 
 def _text(value: Any) -> str:

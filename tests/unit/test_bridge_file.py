@@ -19,6 +19,22 @@ def test_an_event_in_a_wrapper_is_the_event_that_it_is_alone(mid: str) -> None:
     assert (alone.topic, wrapped.topic) == (None, "t")
 
 
+def test_a_line_that_is_nested_too_deep_is_a_bare_event_and_stops_none_after_it() -> None:
+    line = "[" * 100_000
+    [deep, after] = messages(BytesIO(f'{line}\n{{"mid": "m"}}\n'.encode()), None)
+    assert (deep.value, after.value) == (line.encode(), b'{"mid": "m"}')
+    with pytest.raises(events.BadEvent, match="nested deeper"):
+        events.parse(deep.value)
+
+
+@pytest.mark.parametrize("partition", [0, 2**70, "0", {"no": "number"}, None])
+def test_an_event_of_a_file_has_its_line_for_a_place_whatever_its_wrapper_says(partition: object) -> None:
+    """What no ledger can keep, as a number of any size, would stop the file at this line for good."""
+    wrapper = {"topic": "t", "partition": partition, "offset": 42, "value": {}}
+    [message] = messages(BytesIO(json.dumps(wrapper).encode()), None)
+    assert (message.partition, message.offset) == (None, 1)
+
+
 @pytest.mark.parametrize(
     ("report", "line"),
     [
