@@ -1,5 +1,6 @@
 """`lern dead list|show|replay`."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from lern import actions
 from lern.cli import console
 from lern.cli.options import AsJson, Limit, Wait, existing
 from lern.cli.problems import WrongUse
-from lern.cli.run_page import pretty
 from lern.cli.runs import ledger_of
 from lern.cli.stack import stack
 from lern.cli.waiting import PAUSE, has_worker, require_success, wait_for, whoami
@@ -108,6 +108,17 @@ def show(dead_id: DeadId, *, as_json: AsJson = False) -> None:
     typer.echo(pretty(letter.value))
     if letter.state == "open":
         console.remark(f"\nlern dead replay {letter.id} takes it in again; --file CORRECTED.json in its place")
+
+
+def pretty(value: bytes) -> str:
+    """Give an event's bytes indented if they are JSON, as they are otherwise; nothing of it steers a terminal."""
+    text = value.decode("utf-8", "backslashreplace")
+    try:
+        indented = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return console.harmless(text)
+    # As JSON escapes it: what is shown can be taken for the beginning of a corrected event.
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in indented)
 
 
 def place(letter: DeadLetter) -> str:

@@ -1,6 +1,5 @@
 """One run as `lern runs show` prints it."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ from lern import phrases
 from lern.cli import console
 from lern.ledger import Attempt, Run, RunDetail, Step
 
-WARNINGS: Final = "warnings"
 SHORT: Final = 8
 
 
@@ -127,12 +125,3 @@ def _next(run: Run, later: Sequence[Run]) -> Iterator[RenderableType]:
         yield Text(f"\nonce the cause is mended: lern runs retry {short}", "dim")
     if run.state == "succeeded" and run.merge and not later:
         yield Text(f"\nto take it back: lern runs undo {short}", "dim")
-
-
-def pretty(value: bytes) -> str:
-    """Give an event's bytes indented if they are JSON, as they are otherwise; control characters visible."""
-    text = value.decode("utf-8", "backslashreplace")
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except ValueError:
-        return console.harmless(text)

@@ -11,7 +11,7 @@ import typer
 
 import workflows
 from lern import late, phrases, undo, verification
-from lern.cli import console, runs
+from lern.cli import console, dead, runs
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
 from lern.cli.problems import FAILED, WrongUse, told
@@ -89,6 +89,20 @@ def test_a_time_beyond_every_calendar_is_shown_as_it_is() -> None:
 
 def test_an_event_cannot_steer_the_terminal() -> None:
     assert console.text("a\x1b[2Jb[bold]").plain == r"a\x1b[2Jb[bold]"
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\ud800", "\U000e0041"])
+def test_an_event_in_json_cannot_steer_the_terminal_either(character: str) -> None:
+    """Nor stop it from being shown: half of a surrogate pair is no text that a terminal takes."""
+    event = {"fromAccountId": f"Äsha{character}"}
+    shown = dead.pretty(json.dumps(event).encode())
+    assert shown.replace("\n", "").isprintable()
+    assert "Äsha" in shown
+    assert json.loads(shown) == event
+
+
+def test_an_event_that_is_nested_too_deep_to_be_read_is_shown_as_it_is() -> None:
+    assert dead.pretty(b"[" * 100_000) == "[" * 100_000
 
 
 def test_json_is_one_array_with_bytes_as_text(capsys: pytest.CaptureFixture[str]) -> None:
