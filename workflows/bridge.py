@@ -20,10 +20,9 @@ import structlog
 
 from lern import events, phrases
 from lern import log as logging
-from lern.errors import Unreachable
 from lern.services import Services
 from lern.settings import Settings
-from workflows.intake import Message, Taken, take_in
+from workflows.intake import Message, take_in
 
 log = structlog.get_logger()
 
@@ -95,7 +94,7 @@ def from_file(parts: Services, file: BinaryIO, topic: str | None) -> Report:
     report = Report()
     stream = messages(file, topic)
     while bunch := list(islice(stream, LINES_AT_ONCE)):
-        taken = _taken(parts, bunch)
+        taken = take_in(parts, bunch, _wait)
         outcome = Counter("refused" if e.refused is not None else "new" if e.new else "repeated" for e in taken.entered)
         report.lines += len(bunch)
         report.new += outcome["new"]
@@ -106,13 +105,9 @@ def from_file(parts: Services, file: BinaryIO, topic: str | None) -> Report:
     return report
 
 
-def _taken(parts: Services, bunch: list[Message]) -> Taken:
-    while True:
-        try:
-            return take_in(parts, bunch)
-        except Unreachable as error:
-            log.warning("the bridge waits", reason=str(error))
-            time.sleep(PAUSE)
+def _wait(error: Exception) -> None:
+    log.warning("the bridge waits", reason=str(error))
+    time.sleep(PAUSE)
 
 
 def main() -> int:

@@ -5,15 +5,16 @@ sent is sent by the next delivery of the same event, or by the sweeper.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn, TypeVar
 
 import structlog
+from redis import RedisError
 
 from lern import events, metrics, sending
 from lern.client import Chain
-from lern.errors import Unreachable
+from lern.errors import SchemaMissing, Transient, Unreachable
 from lern.events import BadEvent, Place
 from lern.ledger import Entered, NewDeadLetter, NewRun
 from lern.mirror import RunState
@@ -26,7 +27,28 @@ from workflows import Skipped, workflow_for
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 PAUSE: Final = 1.0
+# Away, about to be well again, or to be mended by somebody: the same is tried once more.
+PASSING: Final = (Unreachable, Transient, SchemaMissing, RedisError)
+
+Wait = Callable[[Exception], None]
+"""What is done about a server that is away: returns when it is to be asked again, or raises."""
+
+
+def impatient(error: Exception) -> NoReturn:
+    """Wait for nobody."""
+    raise error
+
+
+def insist(call: Callable[[], T], wait: Wait) -> T:
+    """Do something, again and again as long as what keeps it from going right is passing."""
+    while True:
+        try:
+            return call()
+        except PASSING as error:
+            wait(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +85,15 @@ class Taken:
         return len(self.letters)
 
 
-def take_in(parts: Services, messages: Iterable[Message]) -> Taken:
-    """Take in messages that are not Kafka's. The order is the guarantee."""
+def take_in(parts: Services, messages: Iterable[Message], wait: Wait = impatient) -> Taken:
+    """Take in messages that are not Kafka's. The order is the guarantee; each part is done until it is, and then is.
+
+    Were all of it begun anew, a dead letter would count as one that has come again.
+    """
     judged = judge_all(messages, parts.settings)
-    taken = enter(parts, judged)
-    send(parts, taken.entered, taken.steps)
-    announce(parts, taken)
+    taken = insist(lambda: enter(parts, judged), wait)
+    insist(lambda: send(parts, taken.entered, taken.steps), wait)
+    insist(lambda: announce_or_leave(parts, taken), wait)
     count(judged, taken)
     return taken
 
@@ -185,11 +210,25 @@ def announce(parts: Services, taken: Taken) -> None:
     if not taken.letters:
         return
     topic = parts.settings.topic("learning_events_failed")
-    sent = sending.send(parts.sender, [_announcement(topic, letter) for letter in taken.letters])
+    sent = sending.send(parts.sender, _announcements(parts, taken))
     metrics.event_sent(topic, len(sent.confirmed))
     for event in sent.too_large:
         log.warning("a dead letter is not announced, the ledger has it", topic=topic, bytes=len(event.value))
     sent.without_too_large().check()
+
+
+def announce_or_leave(parts: Services, taken: Taken) -> None:
+    """Send dead letters, or leave them to the sweeper: nobody else has to wait for a Kafka that is away."""
+    try:
+        announce(parts, taken)
+    except (Unreachable, Transient) as error:
+        log.warning("dead letters are announced later", reason=str(error))
+        parts.ledger.leave(_announcements(parts, taken), now_ms())
+
+
+def _announcements(parts: Services, taken: Taken) -> list[OutgoingEvent]:
+    topic = parts.settings.topic("learning_events_failed")
+    return [_announcement(topic, letter) for letter in taken.letters]
 
 
 def _announcement(topic: str, letter: NewDeadLetter) -> OutgoingEvent:
@@ -217,17 +256,16 @@ def intake(value: str, topic: str | None, run_id: str | None) -> None:
 
     Until it stands in the ledger this message is all there is of it: what is away is waited for here.
     """
+    give_back_when_stopping()
     parts = services()
-    taken = _patiently(parts, Message(topic, None, None, None, value.encode("utf-8")))
+    taken = take_in(parts, [Message(topic, None, None, None, value.encode("utf-8"))], patient)
     if taken.dead and not taken.entered and run_id is not None:
-        parts.mirror.show(run_id, RunState("failed", reason="the event was refused; see the dead letters"))
+        state = RunState("failed", reason="the event was refused; see the dead letters")
+        insist(lambda: parts.mirror.show(run_id, state), patient)
 
 
-def _patiently(parts: Services, message: Message) -> Taken:
-    while True:
-        give_back_when_stopping()
-        try:
-            return take_in(parts, [message])
-        except Unreachable as error:
-            log.warning("waits to take an event in", reason=str(error))
-            time.sleep(PAUSE)
+def patient(error: Exception) -> None:
+    """Wait in a worker; if that is to stop, another one waits."""
+    log.warning("waits to take an event in", reason=str(error))
+    time.sleep(PAUSE)
+    give_back_when_stopping()

@@ -12,10 +12,10 @@ from lern.client import REPLAY
 from lern.ledger import DeadLetter, NewRun
 from lern.ledger.audit import Act
 from lern.services import Services
-from tasks.app import app, services
+from tasks.app import app, give_back_when_stopping, services
 from tasks.step import now_ms
 from workflows import Skipped
-from workflows.intake import Message, judge, take_in
+from workflows.intake import Message, insist, judge, patient, take_in
 
 log = structlog.get_logger()
 
@@ -24,8 +24,10 @@ SECONDS: Final = 60
 
 @app.task(name=REPLAY)
 def replay(dead_id: int, who: str, corrected: str | None = None) -> None:
-    """Take a dead letter in again, in somebody's name. Asked twice, it is one run."""
-    take_in_again(services(), dead_id, who, None if corrected is None else corrected.encode("utf-8"))
+    """Take a dead letter in again, in somebody's name. Asked twice, it is one run. What is away is waited for."""
+    give_back_when_stopping()
+    value = None if corrected is None else corrected.encode("utf-8")
+    insist(lambda: take_in_again(services(), dead_id, who, value), patient)
 
 
 def take_in_again(parts: Services, dead_id: int, who: str, corrected: bytes | None = None) -> str | None:

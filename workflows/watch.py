@@ -21,12 +21,11 @@ from typing import Final, Self
 import structlog
 
 from lern import log as logging
-from lern.errors import Unreachable
 from lern.health import Health, PortTaken, served
 from lern.services import Services
 from lern.settings import Settings
 from workflows.bridge import messages
-from workflows.intake import Message, take_in
+from workflows.intake import PASSING, Message, Wait, impatient, take_in
 
 log = structlog.get_logger()
 
@@ -63,9 +62,10 @@ class Place:
 class Watch:
     """One watched file. The place is kept in the data directory."""
 
-    def __init__(self, parts: Services, file: Path, topic: str | None) -> None:
-        """Go on where an earlier watch of this file has stopped."""
+    def __init__(self, parts: Services, file: Path, topic: str | None, wait: Wait = impatient) -> None:
+        """Go on where an earlier watch of this file has stopped. `wait`: see `take_in`."""
         self._parts = parts
+        self._wait = wait
         self._file = file
         self._topic = topic
         name = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
@@ -75,7 +75,7 @@ class Watch:
         self._open: FileIO | None = None
 
     def look(self) -> int:
-        """Take in what was added; gives the number of lines. Raises `Unreachable`: then it is taken in later."""
+        """Take in what was added; gives the number of lines. Raises what `wait` does: then it is taken in later."""
         if self._open is None:
             self._open = self._found()
         if self._open is None:
@@ -145,7 +145,7 @@ class Watch:
                 self._save(start)
             return 0
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
-        taken = take_in(self._parts, list(self._messages(block, start.line)))
+        taken = take_in(self._parts, list(self._messages(block, start.line)), self._wait)
         offset = start.offset + len(block)
         self._save(replace(start, offset=offset, line=start.line + lines, tail=_tail(file, offset)))
         log.info("events were taken in", lines=lines, runs=len(taken.entered), dead=taken.dead, file=str(self._file))
@@ -216,7 +216,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     health = Health(PATIENCE)
-    watch = Watch(Services(settings), arguments.file, arguments.topic)
+    watch = Watch(Services(settings), arguments.file, arguments.topic, until_stopped(health, stop))
     try:
         with served(health, settings.bridge_host, settings.bridge_port):
             log.info("watches", file=str(arguments.file), from_line=watch.place.line + 1)
@@ -227,20 +227,31 @@ def main() -> int:
     return 0
 
 
+def until_stopped(health: Health, stop: threading.Event) -> Wait:
+    """Give what waits for a server that is away, and says so in the process' health, until told to stop."""
+
+    def wait(error: Exception) -> None:
+        if health.hindered("batch", str(error)):
+            log.warning("the bridge waits", reason=str(error))
+        if stop.wait(PAUSE):
+            raise error
+        health.turned()
+
+    return wait
+
+
 def follow(watch: Watch, health: Health, stop: threading.Event) -> None:
-    """Look at a file until told to stop; a server that is away is waited for."""
+    """Look at a file until told to stop."""
     while not stop.is_set():
         health.turned()
         try:
             found = watch.look()
-        except Unreachable as error:
-            if health.hindered("batch", str(error)):
-                log.warning("the bridge waits", reason=str(error))
-            found = 0
-        else:
-            health.cleared("start")
-            if health.cleared("batch"):
-                log.info("the bridge goes on")
+        except PASSING as error:
+            log.warning("ends with lines in hand, which are read again", reason=str(error))
+            return
+        health.cleared("start")
+        if health.cleared("batch"):
+            log.info("the bridge goes on")
         if not found:
             stop.wait(PAUSE)
 

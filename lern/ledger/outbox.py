@@ -35,6 +35,8 @@ _KNOWN: Final = Prepared(sa.select(outbox.c.mid).where(_MIDS))
 
 # In place of a step: of an event that speaks of the run itself and waits for no rows.
 OF_THE_RUN: Final = "run"
+# In place of a run: of an event that speaks of none, as that of a dead letter.
+NO_RUN: Final = ""
 
 
 def plan(connection: sa.Connection, run_id: str, step: str, events: Sequence[OutgoingEvent], now: int) -> None:
@@ -103,6 +105,11 @@ class Outbox:
         with self._database.read() as connection:
             rows = _undelivered(*restrictions).all(connection, **restrictions, limit=limit)
         return [OutgoingEvent(*row) for row in rows]
+
+    def leave(self, events: Sequence[OutgoingEvent], now: int) -> None:
+        """Leave events that speak of no run to whoever sends what nobody has sent."""
+        with self._database.write() as connection:
+            plan(connection, NO_RUN, OF_THE_RUN, events, now)
 
     def delivered(self, mids: Collection[str], now: int) -> None:
         """Note that events have arrived. Noting it again changes nothing; an unknown mid is ignored.

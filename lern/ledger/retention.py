@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from lern.ledger import runs as rows
 from lern.ledger.database import Database
+from lern.ledger.outbox import NO_RUN
 from lern.ledger.records import Pruned
 from lern.ledger.schema import attempts, audit, chunks, dead_letters, events, outbox, runs
 
@@ -42,6 +43,14 @@ _LETTERS: Final = dead_letters.delete().where(
         .limit(sa.bindparam("limit"))
     )
 )
+# Announcements of dead letters: they belong to no run that would take them along.
+_ANNOUNCED: Final = outbox.delete().where(
+    outbox.c.sequence.in_(
+        sa.select(outbox.c.sequence)
+        .where(outbox.c.run_id == NO_RUN, outbox.c.delivered_at < sa.bindparam("before"))
+        .limit(sa.bindparam("limit"))
+    )
+)
 
 
 class Retention:
@@ -61,6 +70,7 @@ class Retention:
             rows.alone(connection)
             gone = sum(_prune(connection, state, before, limit) for state in _ENDED)
             letters = connection.execute(_LETTERS, {"before": before, "limit": limit}).rowcount
+            connection.execute(_ANNOUNCED, {"before": before, "limit": limit})
         return Pruned(gone, letters)
 
 

@@ -114,6 +114,16 @@ def test_only_dead_letters_that_were_replayed_go(ledger: Ledger, *, replayed: bo
 # Sweeps
 
 
+def test_an_event_that_speaks_of_no_run_goes_when_it_was_delivered_and_is_old(ledger: Ledger) -> None:
+    ledger.leave([event("sent"), event("unsent")], NOW)
+    ledger.delivered(["sent"], NOW)
+    ledger.prune(NOW)
+    assert rows(ledger)["outbox"] == 2
+    ledger.prune(LATER)
+    assert rows(ledger)["outbox"] == 1
+    assert ledger.undelivered() == [event("unsent")]
+
+
 def test_a_sweep_is_entered_while_its_merge_stands(ledger: Ledger) -> None:
     run_id = ended(ledger, "A", "B")
     [entered] = enter(ledger, merge("A", "B", "sweep", workflow="sweep", sweeps=run_id))
