@@ -22,6 +22,7 @@ from lern.errors import BadRow, Busy, LernError, Unreachable, Unsettled, WorkerL
 from lern.ledger import Chunk as SavedChunk
 from lern.ledger import Concerned, Finished, LostTooOften, NewChunk, Stale
 from lern.ledger import Run as LedgerRun
+from lern.ledger.records import ACTIVE
 from lern.locks import Held
 from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent, Sent
@@ -282,12 +283,14 @@ def _carry_on(
     ledger = services.ledger
     beginning = ledger.begin(run.id, name, generation, token, now_ms(), services.settings.max_lost)
     if isinstance(beginning, Stale):
+        _show_end(services, beginning.run)
         return Ended(beginning.reason)
     if isinstance(beginning, Finished):
         return Done(beginning.result)
     if isinstance(beginning, LostTooOften):
         raise WorkerLost(f"workers died {beginning.lost} times in this step")
-    if beginning.run.position == 0:
+    # Between two steps nothing is new, unless the run was seen to wait, or to have ended, before.
+    if beginning.run.position == 0 or run.reason is not None or run.generation > 1:
         show(services, run.id, RunState("running", name))
     work = Work(services, beginning.run, name, concerned.final, held, beginning.first)
     if concerned.unfinished:
@@ -421,6 +424,14 @@ def show(services: Services, run_id: str, state: RunState) -> None:
         services.mirror.show(run_id, state)
     except Unreachable as error:
         log.warning("state not shown", reason=str(error))
+
+
+def _show_end(services: Services, run: LedgerRun | None) -> None:
+    """Show how a run has ended: who ended it may have died before it did, and this is its message once more."""
+    if run is None or run.state in ACTIVE:
+        return
+    step, reason = (run.step, run.error) if run.state == "failed" else (None, None)
+    show(services, run.id, RunState(run.state, step, reason))
 
 
 def _details(outcome: Outcome) -> dict[str, Any]:

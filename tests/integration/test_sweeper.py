@@ -10,7 +10,6 @@ import pytest
 
 from lern.errors import LernError, Stopping, Transient, Unreachable
 from lern.ledger import Pending, Started
-from lern.mirror import RunState
 from lern.outgoing import OutgoingEvent
 from tasks import merge
 from tasks.step import Aside, Result, Work, now_ms, perform
@@ -256,12 +255,3 @@ def test_a_merge_is_checked_once_when_its_time_has_come(tmp_path: Path, own_redi
     assert sweeper.sweep() == 0
     assert place.run(run_id).state == "succeeded"
     place.close()
-
-
-def test_what_other_services_see_of_a_run_follows_it(place: Place) -> None:
-    run_id = place.enter("a", "b")
-    assert place.services.mirror.seen(run_id) == RunState("queued")
-    place.step(run_id)
-    assert place.services.mirror.seen(run_id) == RunState("running", merge.CONTENT)
-    place.carry_out(run_id)
-    assert place.services.mirror.seen(run_id) == RunState("succeeded")
