@@ -11,6 +11,7 @@ from typing import Final
 
 from lern import events
 from lern.chunks.merge import Planner
+from lern.errors import BadRow
 from lern.events import NAMESPACE
 from lern.ledger import Ledger, NewRun, Run
 from lern.rules.merge import EnrolmentPolicy
@@ -70,7 +71,7 @@ class Lookout:
         """Whether a sweep would find anything to do. Holds nobody: what comes a moment later is the next look's.
 
         Rows that are to stay at the source (of no real enrolment, or all of them when they are kept) are no
-        reason for a run.
+        reason for a run. One that cannot be read is: the run says which, and the look goes on to other accounts.
         """
         planner = Planner(
             self.store,
@@ -80,11 +81,14 @@ class Lookout:
             EnrolmentPolicy(self.settings.merge_enrolments),
             keep=self.settings.merge_source_rows == "keep",
         )
-        return any(
-            planner.plan(table, rows, planner.look(table, rows)).chunk.entries
-            for table, where in self._slices(merge.source)
-            for rows in self._pages(table, where)
-        )
+        try:
+            return any(
+                planner.plan(table, rows, planner.look(table, rows)).chunk.entries
+                for table, where in self._slices(merge.source)
+                for rows in self._pages(table, where)
+            )
+        except BadRow:
+            return True
 
     def _slices(self, source: str) -> Iterator[tuple[Table, Key]]:
         """Give where rows of an account may be: first what a device writes to, at last what needs the journal."""

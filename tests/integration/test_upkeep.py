@@ -123,6 +123,21 @@ def test_it_is_looked_when_it_is_due_and_not_before(place: Place) -> None:
     assert len(swept(place)) == 2
 
 
+def test_a_row_that_cannot_be_read_keeps_nobody_elses_late_rows_back_and_is_named_by_a_run(place: Place) -> None:
+    place.load(two_accounts("bad-old", "bad"))
+    place.merge("bad-old", "bad", "m2")
+    place.sql(
+        "INSERT INTO user_content_consumption (userid, courseid, batchid, contentid, status) VALUES (?, ?, ?, ?, ?)",
+        *("bad-old", "course-1", "b1", "c1", "not a number"),
+    )
+    merged_ago(place, HOUR)
+    place.load([LATE])
+    assert sweep(place.services) == {"looked": 2, "entered": 2}
+    ended = {run.source: place.carry_out(run.id) for run in sweeps(place)}
+    assert ended["asha-old"].state == "succeeded"
+    assert (ended["bad-old"].state, ended["bad-old"].reason) == ("failed", "BAD_ROW")
+
+
 def test_after_the_last_day_nobody_looks_any_more() -> None:
     assert late.delays(30)[-1] == 30 * late.DAY
     assert late.delays(10) == (HOUR, 4 * HOUR, late.DAY, 3 * late.DAY, 7 * late.DAY, 10 * late.DAY)
