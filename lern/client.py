@@ -155,11 +155,14 @@ class Run:
     _mirror: Mirror
 
     def state(self) -> RunState:
-        """Tell how the run stands. `queued` until a worker has taken it in."""
+        """Tell how the run stands. `queued` until a worker has taken it in. Raises `Unreachable`."""
         return self._mirror.seen(self.id) or RunState("queued")
 
     def wait(self, timeout: float | None = None) -> RunState:
-        """Wait until the run has ended and give its state. Raises `TimeoutError` after `timeout` seconds."""
+        """Wait until the run has ended and give its state. Raises `TimeoutError` after `timeout` seconds.
+
+        `Unreachable` if the broker does not answer meanwhile: the run goes on, and can be waited for again.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.01
         while not (state := self.state()).ended:
@@ -202,7 +205,7 @@ class Lern:
     def _mirror(self) -> Mirror:
         from redis import Redis
 
-        return Mirror(Redis.from_url(self._url))
+        return Mirror(Redis.from_url(self._url, **TIMEOUTS))
 
     def merge_accounts(self, source: str, target: str, *, idempotency_key: str | None = None) -> Run:
         """Merge the account `source` into `target`.

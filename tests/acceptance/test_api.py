@@ -42,3 +42,10 @@ def test_a_blank_key_is_refused_before_anything_is_sent(key: str) -> None:
     for ask in (lern.merge_accounts, partial(lern.transfer_ownership, organisation_id="o")):
         with pytest.raises(BadEvent, match=r"idempotency_key: blank"):
             ask("from", "to", idempotency_key=key)
+
+
+def test_a_broker_that_says_nothing_is_not_waited_for_without_end() -> None:
+    """By a caller who has said how long to wait: left to itself, redis-py waits for ever before version 8."""
+    given = Lern("redis://127.0.0.1:1/0")._mirror._client.connection_pool.connection_kwargs
+    assert given["socket_timeout"] == 10
+    assert given["socket_connect_timeout"] == 5
