@@ -180,7 +180,6 @@ def _said(asked: _Question) -> _Place:
         case Moment(moment):
             return _since(asked, min(moment, _now()))
         case Groups(names, otherwise):
-            taken = _taken_over(asked)
             if (taken := _taken_over(asked)) is not None:
                 return taken
             if otherwise is not None:
