@@ -32,7 +32,8 @@ _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 # PostgreSQL's SQLSTATE: the first two characters are the class.
 _UNDEFINED: Final = frozenset({"42P01", "42703"})
-_GONE: Final = ("08", "53", "57P", "58")
+# A server that takes no writes, as one that follows another and has not been told yet to go on by itself, is away too.
+_GONE: Final = ("08", "53", "57P", "58", "25006")
 _REPEATABLE: Final = ("40", "55P03", "57014")
 
 _engines_of_parents: list[sa.Engine] = []

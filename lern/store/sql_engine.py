@@ -27,8 +27,8 @@ _LOOK_AGAIN: Final = 0.01
 _AWAY_SQLITE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
 # A file that SQLite cannot make sense of.
 _DAMAGED_SQLITE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-# Connection lost; server shutting down or starting; too many connections, or no room.
-_AWAY_SQLSTATES: Final = ("08", "57P", "53")
+# Connection lost; server shutting down or starting; too many connections, or no room; no writes for the time being.
+_AWAY_SQLSTATES: Final = ("08", "57P", "53", "25006")
 # Values that the server cannot keep; keys too long for an index.
 _UNFIT_SQLSTATES: Final = ("22", "54")
 

@@ -469,6 +469,20 @@ class TestUnreachable:
         assert enter(ledger, merge("A", "B"))[0].new
         ledger.close()
 
+    def test_a_server_that_takes_no_writes(self, postgres_server: PostgresServer) -> None:
+        """As one that follows another: it answers, and will take them when it has been told to go on by itself."""
+        url = postgres_server.new_database()
+        ledger = Ledger(url)
+        ledger.migrate()
+        ledger.close()
+        postgres_server.read_only(url, on=True)
+        with pytest.raises(Unreachable, match="read-only"):
+            enter(ledger, merge("A", "B"))
+        ledger.close()
+        postgres_server.read_only(url, on=False)
+        assert enter(ledger, merge("A", "B"))[0].new
+        ledger.close()
+
     def test_no_password_is_told(self) -> None:
         ledger = Ledger("postgresql+psycopg://lern:hush@127.0.0.1:1/ledger")
         with pytest.raises(Unreachable) as raised:

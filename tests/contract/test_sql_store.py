@@ -243,6 +243,18 @@ def test_a_server_that_ended_our_connections_is_waited_for_and_found_again(postg
         opened.close()
 
 
+def test_a_server_that_takes_no_writes_is_waited_for(postgres_server: PostgresServer) -> None:
+    """As one that follows another, until it is told to go on by itself."""
+    url = postgres_server.new_database()
+    store = SqlStore(url)
+    store.create()
+    store.close()
+    postgres_server.read_only(url, on=True)
+    with pytest.raises(Unreachable, match="read-only"):
+        store.insert(USER_CONTENT_CONSUMPTION, [CONTENT])
+    store.close()
+
+
 # --- bad rows
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.servers.jars import MissingError
 from tests.servers.server import HOST, Server, ServerError, unavailable
@@ -54,6 +55,12 @@ class PostgresServer(Server):
         with self.connection() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def read_only(self, url: str, *, on: bool) -> None:
+        """Have connections to a database that are made from now on take no writes, or take them again."""
+        with self.connection() as connection:
+            name, value = sql.Identifier(url.rpartition("/")[2]), sql.Literal(on)
+            connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(name, value))
 
     def connection(self) -> "psycopg.Connection[tuple[Any, ...]]":
         """Give a plain connection, in autocommit mode."""
