@@ -87,6 +87,12 @@ class Page(Ours):
             return
         super().write_error(status_code, **options)
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Refuse what no name and no id holds, and PostgreSQL takes in no question."""
+        if b"\0" in value:
+            raise HTTPError(400, f"{name or 'the address'}: holds a NUL character")
+        return str(super().decode_argument(value, name))
+
     def one(self, name: str) -> str | None:
         """Give an argument of the query; None if it is empty or not there."""
         return self.get_query_argument(name, "") or None

@@ -117,6 +117,8 @@ def test_what_cannot_be_is_refused_with_the_reason(flower: Site) -> None:
         ("GET", "/runs?since=yesterday", 400),
         ("GET", "/runs?after=x", 400),
         ("GET", "/runs/none%20such", 404),
+        ("GET", "/runs/%00", 400),
+        ("GET", "/runs?user=a%00", 400),
         ("GET", "/dead?state=closed", 400),
         ("GET", "/dead/999", 404),
         ("GET", "/nothing", 404),
