@@ -29,6 +29,8 @@ log = structlog.get_logger()
 LINES_AT_ONCE: Final = 500
 PAUSE: Final = 1.0
 WRAPPER: Final = frozenset({"topic", "partition", "offset", "key", "value"})
+# Characters of a topic as Kafka has it. What is longer names none, and is more than PostgreSQL keeps in an index.
+LONGEST_TOPIC: Final = 249
 
 
 @dataclass
@@ -75,11 +77,10 @@ def _unwrapped(line: bytes, number: int) -> Message | None:
         return None
     if not isinstance(wrapper, dict) or not {"topic", "value"} <= wrapper.keys() <= WRAPPER:
         return None
-    return Message(_text(wrapper["topic"]), None, number, _bytes(wrapper.get("key")), _bytes(wrapper["value"]))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    topic = wrapper["topic"]
+    if not isinstance(topic, str) or len(topic) > LONGEST_TOPIC:
+        return None
+    return Message(topic, None, number, _bytes(wrapper.get("key")), _bytes(wrapper["value"]))
 
 
 def _bytes(value: Any) -> bytes | None:

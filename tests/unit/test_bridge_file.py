@@ -27,6 +27,13 @@ def test_a_line_that_is_nested_too_deep_is_a_bare_event_and_stops_none_after_it(
         events.parse(deep.value)
 
 
+@pytest.mark.parametrize("topic", ["t" * 250, 7, None, {"a": "topic"}])
+def test_around_what_is_no_topic_there_is_no_wrapper(topic: object) -> None:
+    line = json.dumps({"topic": topic, "value": {}}).encode()
+    [message] = messages(BytesIO(line), "given")
+    assert (message.topic, message.value) == ("given", line)
+
+
 @pytest.mark.parametrize("partition", [0, 2**70, "0", {"no": "number"}, None])
 def test_an_event_of_a_file_has_its_line_for_a_place_whatever_its_wrapper_says(partition: object) -> None:
     """What no ledger can keep, as a number of any size, would stop the file at this line for good."""
