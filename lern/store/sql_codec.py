@@ -25,6 +25,8 @@ _T = TypeVar("_T", bound=list[Any] | dict[str, Any])
 
 INT_MIN: Final = -(2**31)
 INT_MAX: Final = 2**31 - 1
+LONG_MIN: Final = -(2**63)
+LONG_MAX: Final = 2**63 - 1
 
 # More combinations than any real data shows; a bound, so that hostile rows cannot fill the memory.
 _MOST_PLANS: Final = 4096
@@ -210,9 +212,14 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line's worth
 
 
-def _fit(numbers: Collection[int]) -> bool:
-    """Tell whether numbers (at least one) fit 32 bits."""
-    return max(numbers) <= INT_MAX and min(numbers) >= INT_MIN
+def _fit(numbers: Collection[int], least: int = INT_MIN, most: int = INT_MAX) -> bool:
+    """Tell whether numbers (at least one) fit 32 bits, or what else is given."""
+    return max(numbers) <= most and min(numbers) >= least
+
+
+def _fit_long(numbers: Collection[int]) -> bool:
+    """Tell whether numbers (at least one) fit 64 bits."""
+    return _fit(numbers, LONG_MIN, LONG_MAX)
 
 
 # --- reading
@@ -238,9 +245,18 @@ def _json(text: str, kind: Kind, outer: type[_T], check: Callable[[_T], bool]) -
         raise _BadValueError(f"{_shown(text)} is not JSON: {error}") from error
     if value is None or value in ([], {}):
         return None
-    if not isinstance(value, outer) or not check(value):
+    # What could not be written again must not be read, here either: JSON can escape half of a surrogate pair.
+    if not isinstance(value, outer) or not check(value) or ("\\u" in text and not _is_utf8(value)):
         raise _BadValueError(f"{_shown(text)} is not of kind {kind.value}")
     return value
+
+
+def _is_utf8(value: object) -> bool:
+    try:
+        _encode(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_texts(value: Iterable[Any]) -> bool:
@@ -260,12 +276,18 @@ def _ints(text: str) -> dict[str, int] | None:
 
 
 def _times(text: str) -> dict[str, int] | None:
-    return _json(text, Kind.TIMESTAMPS, dict, lambda value: set(map(type, value.values())) <= {int})
+    def fit(value: dict[str, Any]) -> bool:
+        return set(map(type, value.values())) <= {int} and _fit_long(value.values())
+
+    return _json(text, Kind.TIMESTAMPS, dict, fit)
 
 
 def _doubles(text: str) -> dict[str, float] | None:
     value = _json(text, Kind.DOUBLES, dict, lambda value: set(map(type, value.values())) <= {int, float})
-    return value and {key: float(number) for key, number in value.items()}
+    try:
+        return value and {key: float(number) for key, number in value.items()}
+    except OverflowError as error:
+        raise _BadValueError(f"{_shown(text)} holds a number that no double holds") from error
 
 
 def _records(text: str) -> list[dict[str, str]] | None:
@@ -296,8 +318,16 @@ def _question(question: dict[str, Any]) -> dict[str, Any]:
     return question
 
 
-def _is(*types: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in types
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_long(value: object) -> bool:
+    return type(value) is int and _fit_long([value])
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or _is_long(value)
 
 
 def _is_records(value: object) -> bool:
@@ -305,16 +335,16 @@ def _is_records(value: object) -> bool:
 
 
 _QUESTION_CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
-    "id": _is(str),
-    "assess_ts": _is(int),
-    "max_score": _is(int, float),
-    "score": _is(int, float),
-    "type": _is(str),
-    "title": _is(str),
+    "id": _is_text,
+    "assess_ts": _is_long,
+    "max_score": _is_number,
+    "score": _is_number,
+    "type": _is_text,
+    "title": _is_text,
     "resvalues": _is_records,
     "params": _is_records,
-    "description": _is(str),
-    "duration": _is(str),
+    "description": _is_text,
+    "duration": _is_text,
 }
 
 _READ: Final[dict[Kind, dict[type, Convert | None]]] = {

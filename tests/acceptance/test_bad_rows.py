@@ -64,6 +64,8 @@ def test_scores_that_are_no_numbers_lose(place: Place) -> None:
     assert row["aggregates"] == {"score:c": 4.0, "max_score:c": 10.0}
 
 
+# More than a double holds.
+HUGE = f"1{'0' * 400}"
 # What is wrong: the statement that spoils one cell, the step that finds it, and what the error has to name.
 SPOILT = {
     "a text among the source's numbers": (
@@ -100,6 +102,40 @@ SPOILT = {
         "UPDATE user_enrolments SET lastreadcontentid = CAST(x'ff41' AS TEXT) WHERE userid = 'to' AND batchid = 'b1'",
         "merge.enrolments",
         ("user_enrolments", "'to', 'course-1', 'b1'", "lastreadcontentid"),
+    ),
+    "a map with a number that no double holds": (
+        """UPDATE user_activity_agg SET aggregates = '{"score:c2": HUGE}' WHERE user_id = 'from'""".replace(
+            "HUGE", HUGE
+        ),
+        "merge.aggregates",
+        ("user_activity_agg", "'course-1', 'from', 'cb:b1'", "aggregates"),
+    ),
+    "a map with a time beyond 64 bits": (
+        """UPDATE user_activity_agg SET agg_last_updated = '{"c2": 9223372036854775808}' WHERE user_id = 'from'""",
+        "merge.aggregates",
+        ("user_activity_agg", "'course-1', 'from', 'cb:b1'", "agg_last_updated"),
+    ),
+    "half of a surrogate pair in a list": (
+        r"""UPDATE user_activity_agg SET agg_details = '["\ud800"]' WHERE user_id = 'from'""",
+        "merge.aggregates",
+        ("user_activity_agg", "'course-1', 'from', 'cb:b1'", "agg_details"),
+    ),
+    "half of a surrogate pair in a map's key": (
+        r"""UPDATE user_enrolments SET contentstatus = '{"\ud800": 1}' WHERE userid = 'from' AND batchid = 'b1'""",
+        "merge.enrolments",
+        ("user_enrolments", "'from', 'course-1', 'b1'", "contentstatus"),
+    ),
+    "a time beyond 64 bits in a question": (
+        """UPDATE assessment_aggregator SET question = '[{"assess_ts": 9223372036854775808}]' WHERE user_id = 'from'""",
+        "merge.assessments",
+        ("assessment_aggregator", "'from', 'course-1', 'b1', 'c2', 'a1'", "question"),
+    ),
+    "a score that no double holds in a question": (
+        """UPDATE assessment_aggregator SET question = '[{"score": HUGE}]' WHERE user_id = 'from'""".replace(
+            "HUGE", HUGE
+        ),
+        "merge.assessments",
+        ("assessment_aggregator", "'from', 'course-1', 'b1', 'c2', 'a1'", "question"),
     ),
     "a list that is a map": (
         """UPDATE assessment_aggregator SET question = '{"id": "q1"}' WHERE user_id = 'from' AND attempt_id = 'a1'""",
