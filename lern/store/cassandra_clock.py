@@ -56,8 +56,15 @@ class Ahead:
         )
 
     def _when(self) -> str:
-        moment = _EPOCH + timedelta(microseconds=self.cell)
-        return f"was written at {moment:%Y-%m-%dT%H:%M:%SZ}, {self.by / _MICROSECONDS:.0f} s ahead of this clock"
+        return f"was written at {_moment(self.cell)}, {self.by / _MICROSECONDS:.0f} s ahead of this clock"
+
+
+def _moment(microseconds: int) -> str:
+    try:
+        return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        # Who writes nanoseconds is some fifty thousand years ahead.
+        return f"{microseconds} microseconds, a time of no calendar"
 
 
 def ahead(table: Table, key: Key, times: Mapping[str, int | None], now: int) -> Ahead | None:
