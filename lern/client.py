@@ -174,14 +174,24 @@ class Run:
 
 
 def _identity(idempotency_key: str | None) -> tuple[str, int]:
-    """Give what tells an event apart from others, and its time (ms). Raises `BadEvent` for a blank key."""
+    """Give what tells an event apart from others, and its time (ms). Raises `BadEvent` for a key that cannot be."""
     if idempotency_key is None:
         return str(uuid.uuid4()), time.time_ns() // 1_000_000
     # Most likely a variable that was never filled: all that have none would be one run, or none would be.
     if not idempotency_key.strip():
         raise events.BadEvent("BLANK_FIELD", "idempotency_key", "blank; a key was expected, or none at all")
+    if not _is_utf8(idempotency_key):
+        raise events.BadEvent("BAD_CHARACTER", "idempotency_key", "holds half of a surrogate pair; text was expected")
     # The event must be the same every time, so its time cannot be the clock's.
     return idempotency_key, 0
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Lern:
@@ -211,7 +221,7 @@ class Lern:
         """Merge the account `source` into `target`.
 
         Calls with the same accounts and the same `idempotency_key` are one run, however often. Raises
-        `lern.events.BadEvent` for ids that cannot be and for a blank key, `Unreachable` if the broker does not answer.
+        `lern.events.BadEvent` for ids and a key that cannot be, `Unreachable` if the broker does not answer.
         """
         key, event_time = _identity(idempotency_key)
         value = events.to_bytes(events.merge_request(source, target, event_time, key))

@@ -315,7 +315,8 @@ def _derived(run: str, *parts: str) -> uuid.UUID:
 def merge_request(source: str, target: str, time: int, key: str) -> Json:
     """Build the account-merge event as userorg-service sends it; `key` makes a repeat the same event."""
     message_id = f"{time}.{uuid.uuid5(NAMESPACE, key)}"
-    thing = sha256(f"{source}_{target}".encode()).hexdigest()
+    # Ids that cannot be are refused where they are read, with the reason.
+    thing = sha256(f"{source}_{target}".encode("utf-8", "surrogatepass")).hexdigest()
     return {
         **_job_request(
             message_id,

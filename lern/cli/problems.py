@@ -59,6 +59,10 @@ def told() -> Iterator[None]:
             raise
         _say(f"this command needs the Python package {error.name}: install lern with its extras, `lern[all]`")
         raise typer.Exit(FAILED) from error
+    except UnicodeEncodeError as error:
+        # So does Python keep bytes that are no text, in what it was called with.
+        _say(f"{error.object[error.start : error.end]!r} is no text: UTF-8 was expected")
+        raise typer.Exit(WRONG) from error
     except KeyboardInterrupt:
         _say("stopped")
         raise typer.Exit(INTERRUPTED) from None

@@ -36,12 +36,20 @@ def test_a_service_has_accounts_merged_and_hears_what_became_of_it(workers: Work
     assert place.tables() == merged
 
 
-@pytest.mark.parametrize("key", ["", " "])
-def test_a_blank_key_is_refused_before_anything_is_sent(key: str) -> None:
+@pytest.mark.parametrize(("key", "problem"), [("", "blank"), (" ", "blank"), ("\ud800", "holds half of a surrogate")])
+def test_a_key_that_cannot_be_is_refused_before_anything_is_sent(key: str, problem: str) -> None:
     lern = Lern("redis://127.0.0.1:1/0")
     for ask in (lern.merge_accounts, partial(lern.transfer_ownership, organisation_id="o")):
-        with pytest.raises(BadEvent, match=r"idempotency_key: blank"):
+        with pytest.raises(BadEvent, match=f"idempotency_key: {problem}"):
             ask("from", "to", idempotency_key=key)
+
+
+def test_an_id_that_cannot_be_is_refused_before_anything_is_sent() -> None:
+    lern = Lern("redis://127.0.0.1:1/0")
+    for ask in (lern.merge_accounts, partial(lern.transfer_ownership, organisation_id="o")):
+        for accounts in (("", "to"), ("from", "from"), ("from", "\ud800"), ("\udcff", "to"), ("a" * 257, "to")):
+            with pytest.raises(BadEvent, match="edata"):
+                ask(*accounts)
 
 
 def test_a_broker_that_says_nothing_is_not_waited_for_without_end() -> None:

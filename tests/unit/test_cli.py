@@ -14,7 +14,7 @@ from lern import late, phrases, undo, verification
 from lern.cli import console, dead, runs
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
-from lern.cli.problems import FAILED, WrongUse, told
+from lern.cli.problems import FAILED, WRONG, WrongUse, told
 from lern.cli.run_page import counts, tries
 from lern.errors import Unreachable
 from lern.ledger import Step
@@ -137,3 +137,12 @@ def test_a_sentence_ends_once(capsys: pytest.CaptureFixture[str], problem: str, 
     with pytest.raises(typer.Exit), told():
         raise Unreachable("ledger", problem)
     assert end in capsys.readouterr().err
+
+
+def test_what_is_typed_and_is_no_text_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Python hands on what the shell gives it and is not UTF-8."""
+    typed = b"a\xffb".decode("utf-8", "surrogateescape")
+    with pytest.raises(typer.Exit) as ended, told():
+        typed.encode()
+    assert ended.value.exit_code == WRONG
+    assert capsys.readouterr().err == "lern: '\\udcff' is no text: UTF-8 was expected\n"
