@@ -17,7 +17,7 @@ from lern import actions, events
 from lern.errors import Refused
 from lern.flower.chosen import BadChoice, Chosen, cursor, written
 from lern.flower.dead import became
-from lern.flower.page import Page, link, now_ms
+from lern.flower.page import Page, link, now_ms, number
 from lern.ledger import DeadLetter, RunDetail
 from lern.ledger.records import DeadState
 
@@ -65,9 +65,9 @@ class Api(Page):
     def limit(self) -> int:
         """Read how many are wanted."""
         given = self.one("limit") or "100"
-        if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= MOST):
+        if not (given.isascii() and given.isdigit() and 1 <= (limit := number(given)) <= MOST):
             raise HTTPError(400, f"limit: 1 to {MOST} was expected")
-        return int(given)
+        return limit
 
     def only(self, *names: str) -> dict[str, str | None]:
         """Read the query. One that names what we do not know would mean something else than it says: refused."""
@@ -104,7 +104,7 @@ class Api(Page):
 
     async def letter(self, dead_id: str) -> DeadLetter:
         """Read a dead letter; one that is not there is a 404."""
-        letter = await self.ask(self.ledger.dead_letter, int(dead_id[:18]))
+        letter = await self.ask(self.ledger.dead_letter, number(dead_id))
         if letter is None:
             raise HTTPError(404, f"there is no dead letter {dead_id}")
         return letter
@@ -206,7 +206,7 @@ class DeadApi(Api):
         at, _, dead_id = given.partition(".")
         if not (at.isdecimal() and dead_id.isdecimal()):
             raise HTTPError(400, "after: a place that Link gave was expected")
-        return int(at[:15]), int(dead_id[:18])
+        return int(at[:15]), number(dead_id)
 
 
 class LetterApi(Api):

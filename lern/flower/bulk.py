@@ -14,7 +14,7 @@ from tornado.web import HTTPError, authenticated
 from lern import actions
 from lern.errors import LernError, Refused, Unreachable
 from lern.flower.chosen import BadChoice, Chosen
-from lern.flower.page import Page, link, now_ms
+from lern.flower.page import Page, link, now_ms, number
 from lern.ledger import Counted, Ledger, Run, RunFilter
 from lern.ledger.records import DeadState, RunState
 from lern.services import Services
@@ -273,7 +273,7 @@ class BulkDead(Page):
         self.go("job", job.id)
 
     def _ids(self, given: Sequence[str]) -> list[int]:
-        return list(dict.fromkeys(int(text[:18]) for text in given if text.isascii() and text.isdigit()))
+        return list(dict.fromkeys(number(text) for text in given if text.isascii() and text.isdigit()))
 
 
 OPEN: Final[DeadState] = "open"

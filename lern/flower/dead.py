@@ -8,7 +8,7 @@ from tornado.web import HTTPError, authenticated
 
 from lern import actions, events
 from lern.errors import Refused
-from lern.flower.page import Page
+from lern.flower.page import Page, number
 from lern.ledger import DeadLetter
 from lern.ledger.records import DeadState
 
@@ -45,7 +45,7 @@ class DeadPage(Page):
 
     def _after(self) -> tuple[int, int] | None:
         at, _, dead_id = (self.one("after") or "").partition(".")
-        return (int(at[:15]), int(dead_id[:18])) if at.isdecimal() and dead_id.isdecimal() else None
+        return (int(at[:15]), number(dead_id)) if at.isdecimal() and dead_id.isdecimal() else None
 
 
 class LetterPage(Page):
@@ -57,7 +57,7 @@ class LetterPage(Page):
     async def get(self, dead_id: str) -> None:
         """Show it."""
         given = self.one("replayed") or ""
-        await self._show(int(dead_id[:18]), since=int(given[:18]) if given.isascii() and given.isdigit() else None)
+        await self._show(number(dead_id), since=number(given) if given.isascii() and given.isdigit() else None)
 
     @authenticated
     async def post(self, dead_id: str) -> None:
@@ -65,12 +65,12 @@ class LetterPage(Page):
         text = self.get_body_argument("event", None)
         try:
             corrected = None if text is None else text.replace("\r\n", "\n").encode("utf-8", "surrogatepass")
-            asked = await self.ask(actions.replay, self.parts, int(dead_id[:18]), self.who, corrected)
+            asked = await self.ask(actions.replay, self.parts, number(dead_id), self.who, corrected)
             letter = await became(self, asked)
         except Refused as refused:
             # With the text that was typed, which is nowhere else.
             self.set_status(409)
-            await self._show(int(dead_id[:18]), refusal=str(refused), text=text)
+            await self._show(number(dead_id), refusal=str(refused), text=text)
             return
         if letter is None:
             self.say("Sent to the workers: this page shows what becomes of it.")

@@ -22,6 +22,7 @@ _SAID: Final = "lern_said"
 _LONGEST: Final = 600
 _AWAY: Final = 503
 _WHO: Final = 401
+_MOST_DIGITS: Final = 18
 
 
 def now_ms() -> int:
@@ -96,6 +97,11 @@ class Page(Ours):
     def one(self, name: str) -> str | None:
         """Give an argument of the query; None if it is empty or not there."""
         return self.get_query_argument(name, "") or None
+
+
+def number(digits: str) -> int:
+    """Read a row's number: of more digits than any number has that a database gives, one that is never given."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else 0
 
 
 def link(place: str, **query: str | None) -> str:

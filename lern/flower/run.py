@@ -9,7 +9,7 @@ from tornado.web import HTTPError, authenticated
 from lern import actions, undo
 from lern.errors import Refused
 from lern.flower import changes, words
-from lern.flower.page import Page, now_ms
+from lern.flower.page import Page, now_ms, number
 from lern.ledger import Attempt, ChunkHead, Ledger, Run, RunDetail, Step
 from lern.ledger.records import ACTIVE
 
@@ -217,7 +217,7 @@ class ChunkPage(Page):
     @authenticated
     async def get(self, run_id: str, chunk_id: str) -> None:
         """Show some of them."""
-        chunk = await self.ask(self.ledger.chunk, int(chunk_id[:18]))
+        chunk = await self.ask(self.ledger.chunk, number(chunk_id))
         run = await self.ask(self.ledger.peek, run_id)
         if chunk is None or run is None or chunk.run_id != run_id:
             raise HTTPError(404, "The journal has no such chunk")

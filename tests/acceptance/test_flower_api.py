@@ -109,11 +109,15 @@ def test_pages_lead_to_each_other_and_hold_every_run_once(flower: Site) -> None:
 
 def test_what_cannot_be_is_refused_with_the_reason(flower: Site) -> None:
     run_id = flower.place.enter("source", "target")
+    flower.place.enter("target", "source")
+    [letter] = flower.place.services.ledger.dead_letters()
+    assert letter.id == 1
     for method, path, status in (
         ("GET", "/runs?state=nonsense", 400),
         ("GET", "/runs?stat=failed", 400),
         ("GET", "/runs?limit=0", 400),
         ("GET", "/runs?limit=x", 400),
+        ("GET", "/runs?limit=0000000011001", 400),
         ("GET", "/runs?since=yesterday", 400),
         ("GET", "/runs?after=x", 400),
         ("GET", "/runs/none%20such", 404),
@@ -121,6 +125,7 @@ def test_what_cannot_be_is_refused_with_the_reason(flower: Site) -> None:
         ("GET", "/runs?user=a%00", 400),
         ("GET", "/dead?state=closed", 400),
         ("GET", "/dead/999", 404),
+        ("GET", "/dead/0000000000000000019", 404),
         ("GET", "/nothing", 404),
         ("POST", "/nothing", 404),
         ("GET", "", 404),
