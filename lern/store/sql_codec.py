@@ -245,9 +245,11 @@ def _json(text: str, kind: Kind, outer: type[_T], check: Callable[[_T], bool]) -
         raise _BadValueError(f"{_shown(text)} is not JSON: {error}") from error
     if value is None or value in ([], {}):
         return None
-    # What could not be written again must not be read, here either: JSON can escape half of a surrogate pair.
-    if not isinstance(value, outer) or not check(value) or ("\\u" in text and not _is_utf8(value)):
+    if not isinstance(value, outer) or not check(value):
         raise _BadValueError(f"{_shown(text)} is not of kind {kind.value}")
+    # What could not be written again must not be read, here either: JSON can escape half of a character.
+    if "\\u" in text and not _is_utf8(value):
+        raise _BadValueError(f"{_shown(text)} has half of a surrogate pair")
     return value
 
 

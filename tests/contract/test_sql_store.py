@@ -284,14 +284,16 @@ def test_a_value_of_the_wrong_kind_is_named_by_row_and_column(
         assert caught.value.problem == problem
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"x": "y"}', '{"x": null}', '{"x": true}', '"x"', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"x": "y"}', '{"x": null}', '{"x": true}', '"x"', "[" * 100_000, r'{"\ud800": 1}']
+)
 def test_a_broken_map_is_named_by_row_and_column(store: SqlStore, file: Path, text: str) -> None:
     store.insert(USER_ENROLMENTS, [{"userid": "u", "courseid": "c", "batchid": "b"}])
     spoil(file, "UPDATE user_enrolments SET contentstatus = ?", text)
     with pytest.raises(BadRow) as caught:
         store.rows(USER_ENROLMENTS, ("u",))
     assert (caught.value.key, caught.value.column) == (("u", "c", "b"), "contentstatus")
-    assert re.search(r"is not JSON: |is not of kind map<text, int>$", caught.value.problem)
+    assert re.search(r"is not JSON: |is not of kind map<text, int>$|half of a surrogate", caught.value.problem)
 
 
 @pytest.mark.parametrize("text", ['[{"score": "1"}]', '[{"scroe": 1}]', '[{"duration": "long"}]', '[{"params": [1]}]'])
