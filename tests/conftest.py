@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,8 +29,15 @@ def _forget_settings() -> None:
         del os.environ[name]
 
 
+def _keep_bytecode() -> None:
+    """Have modules compiled once, not by each of the hundreds of processes that tests start, whoever forbids it."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 # Now, not when pytest is configured: the next conftest imports what reads the settings.
 _forget_settings()
+_keep_bytecode()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,6 +36,9 @@ _JVM: Final = (
     "-Djava.net.preferIPv4Stack=true",
     "-Dfile.encoding=UTF-8",
 )
+# Code is compiled quickly and is done with: what would run faster in the end takes as long to compile as all the rest
+# of a start, and tests start servers again and again.
+_SHORT_LIVED: Final = ("-XX:TieredStopAtLevel=1",)
 
 # The kernel ends a server when the thread that started it ends. This one lives as long as the tests do, also where
 # a test starts a server from a thread of its own.
@@ -102,8 +105,12 @@ class GivenServer(Server):
 
 
 class JavaServer(Server):
-    """A server that runs as one JVM on loopback, on free ports, with everything it writes in one directory."""
+    """A server that runs as one JVM on loopback, on free ports, with everything it writes in one directory.
 
+    `short_lived`: whether it had better start soon than run fast; to be chosen before the start.
+    """
+
+    short_lived = False
     # Placeholders of further ports in the configuration, besides PORT.
     other_ports: ClassVar[tuple[str, ...]] = ()
     heap: ClassVar[str]
@@ -164,7 +171,8 @@ class JavaServer(Server):
 
     def java_command(self, arguments: list[str], heap: str | None = None) -> list[str]:
         """Give a command line that runs the JVM."""
-        return [str(self._java), f"-Xms{heap or self.heap}", f"-Xmx{heap or self.heap}", *_JVM, *arguments]
+        options = (*_JVM, *_SHORT_LIVED) if self.short_lived else _JVM
+        return [str(self._java), f"-Xms{heap or self.heap}", f"-Xmx{heap or self.heap}", *options, *arguments]
 
     def environment(self) -> dict[str, str]:
         """Give the environment of the process."""
@@ -222,13 +230,15 @@ def running(kind: type[JavaServer], home: Path) -> Iterator[Server]:
         return
     try:
         server = kind(home)
+        server.short_lived = True
         server.start()
     except MissingError as error:
         unavailable(f"no {kind.name}: {error}. Or name a running one by LERN_TEST_{kind.name.upper()}.")
     try:
         yield server
     finally:
-        server.stop()
+        # What it has is thrown away: nothing need be brought to an orderly end.
+        server.kill()
 
 
 def unavailable(reason: str) -> NoReturn:
