@@ -36,7 +36,6 @@ from lern.lock_script import LockScript, impatient, text
 
 PREFIX: Final = "{lern}:user:"
 POLL: Final = (0.010, 0.050)
-NO_NONCE: Final = "-"
 _SCAN: Final = 500
 _TOKEN: Final = re.compile(r"[\w-]{1,100}", re.ASCII)
 
@@ -107,18 +106,6 @@ class Locks:
         self._ttl_ms = str(round(ttl * 1000))
         self._heart = _Heart(self)
 
-    def acquire(self, users: Collection[str], token: str, holder: str = "") -> bool:
-        """Take all of `users` for one TTL, or none; True if they are ours now. Nobody renews: see `hold`.
-
-        Asking again with the same token takes them anew. Raises `Unreachable`.
-        """
-        return self._ask(users, token, NO_NONCE, holder) is None
-
-    def release(self, users: Collection[str], token: str) -> int:
-        """Free those of `users` that were `acquire`d with this token; returns how many. Raises `Unreachable`."""
-        freed = self._script("release", _keys(users), f"{token} {NO_NONCE}")
-        return freed if isinstance(freed, int) else 0
-
     @contextmanager
     def hold(self, users: Collection[str], token: str, wait: float, holder: str = "") -> Iterator[Held]:
         """Hold all of `users` for the length of a `with` block; they are renewed meanwhile.
@@ -132,10 +119,6 @@ class Locks:
             yield held
         finally:
             held.release()
-
-    def holder_of(self, user: str) -> Holder | None:
-        """Say who holds a user; None if nobody does. Raises `Unreachable`."""
-        return self.holders([user]).get(user)
 
     def tokens(self, users: Collection[str]) -> dict[str, str]:
         """Give the tokens of those of `users` that are held. Raises `Unreachable`."""

@@ -5,9 +5,7 @@ JSON, one object a line, unless the stream is a terminal. Needs the `worker` ext
 
 import logging
 import sys
-from collections.abc import Collection
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
@@ -84,19 +82,6 @@ def configure(settings: "Settings", stream: TextIO | None = None) -> None:
 def is_text(settings: "Settings", stream: TextIO) -> bool:
     """Say whether what is logged to a stream is text for people; otherwise it is JSON."""
     return settings.log_format == "text" or (settings.log_format == "auto" and stream.isatty())
-
-
-def logger(name: str) -> BoundLogger:
-    """Give a module its logger, whose lines take fields: `logger(__name__).info("step done", rows=12)`."""
-    return structlog.stdlib.get_logger(name)
-
-
-def bound(
-    *, run: str | None = None, step: str | None = None, users: Collection[str] | None = None, **more: object
-) -> AbstractContextManager[None]:
-    """Put these ids on every line that this thread logs inside the `with`, the libraries' lines included."""
-    ids: dict[str, Any] = {"run": run, "step": step, "users": None if users is None else sorted(users), **more}
-    return structlog.contextvars.bound_contextvars(**{name: value for name, value in ids.items() if value is not None})
 
 
 def _shared() -> list["Processor"]:

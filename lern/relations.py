@@ -47,14 +47,6 @@ class Relations:
         """Give the contents below a collection of a course (the course itself: name it twice)."""
         return self.nodes([(course, collection)])[0].leafnodes
 
-    def optionalnodes(self, course: str, collection: str) -> frozenset[str]:
-        """Give those contents below a collection that its completion does not need."""
-        return self.nodes([(course, collection)])[0].optional
-
-    def ancestors(self, course: str, resource: str) -> frozenset[str]:
-        """Give the collections above a content, the course included."""
-        return self.ancestors_of(course, [resource])[resource]
-
     def nodes(self, collections: Sequence[tuple[str, str]]) -> list[Nodes]:
         """Give the nodes below each (course, collection), in one round trip per 500."""
         found: list[Nodes] = []

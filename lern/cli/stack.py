@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from lern.cli.children import Child, bridge, celery_worker, environ
 from lern.cli.node_name import node_name
 from lern.cli.problems import WorkFailed
 from lern.embedded import EmbeddedRedis
-from lern.errors import Refused, SchemaMissing
+from lern.errors import SchemaMissing
 from lern.ledger import Ledger
 from lern.ledger.schema import HEAD
 from lern.settings import Settings
@@ -23,17 +23,6 @@ from lern.urls import scheme
 
 LOGS_KEPT: Final = 20
 SQL: Final = frozenset({"sqlite", "postgresql"})
-
-
-@runtime_checkable
-class HasTables(Protocol):
-    """A store whose tables Lern can create and look for."""
-
-    def create(self) -> None:
-        """Create the tables that are not there."""
-
-    def check(self) -> None:
-        """Read from every table; raises if one is missing."""
 
 
 @contextmanager
@@ -65,8 +54,6 @@ def create_tables(settings: Settings) -> None:
     """Create the learner tables that are not there."""
     store = open_store(settings)
     try:
-        if not isinstance(store, HasTables):
-            raise Refused("LERN_STORE_URL: in this store Lern cannot create tables")
         store.create()
     finally:
         store.close()

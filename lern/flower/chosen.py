@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Self, get_args
 
-from lern.ledger import Run, RunFilter
+from lern.ledger import RunFilter
 from lern.ledger.paging import Cursor
 from lern.ledger.records import RunState
 
@@ -84,8 +84,3 @@ def cursor(text: str | None) -> Cursor | None:
     if not (dot and at.isascii() and at.isdigit()):
         raise BadChoice(f"after {text!r} is no place in the list")
     return int(at[:15]), run_id
-
-
-def place(run: Run) -> Cursor:
-    """Give a run's place in the list."""
-    return run.created_at, run.id

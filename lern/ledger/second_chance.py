@@ -5,10 +5,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from lern.errors import Refused
-from lern.ledger import attempts, audit, contributed, runs, undoing
+from lern.ledger import attempts, audit, runs, undoing
 from lern.ledger.audit import Act
 from lern.ledger.database import Database
-from lern.ledger.records import ACTIVE, Contributions, Entered, Run, text_of
+from lern.ledger.records import ACTIVE, Entered, Run, text_of
 from lern.ledger.schema import merged_accounts
 from lern.ledger.schema import runs as table
 
@@ -68,12 +68,11 @@ class SecondChance:
             runs.alone(connection)
             return _to_be_undone(connection, run_id)
 
-    def undone(self, run_id: str, by_run: str, now: int, given: Contributions | None = None) -> bool:
+    def undone(self, run_id: str, by_run: str, now: int) -> bool:
         """Say that a run has been taken back by another: its source is no longer merged away.
 
-        Events of it that have not been sent never will be.
-        `given`: contributed counters of the source to be put back to these values. True: it is undone now;
-        False: it was before, and nothing has changed. Raises `Refused` if the run has not ended.
+        Events of it that have not been sent never will be. True: it is undone now; False: it was before, and nothing
+        has changed. Raises `Refused` if the run has not ended.
         """
         with self._database.write() as connection:
             runs.alone(connection)
@@ -86,7 +85,6 @@ class SecondChance:
                 raise Refused(f"run {run_id} is {run.state}: only one that has ended can be undone")
             runs.move(connection, run_id, now, state="undone")
             _forget_merge(connection, run)
-            contributed.remember(connection, run.source, given or {})
             audit.note(connection, Act(now, f"run {by_run}", "undone", run_id=run_id))
             return True
 

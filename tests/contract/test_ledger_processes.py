@@ -221,7 +221,7 @@ CALLS: Final[dict[str, tuple[Callable[[Ledger], None], Callable[[Ledger], object
     "delivered": (_journalled, lambda ledger: ledger.delivered(["one"], NOW)),
     # What a person does again is answered by the state that it finds: `Refused`.
     "retry": (_failed, lambda ledger: _retries(ledger, "A-B", "ada")),
-    "undone": (_ended, lambda ledger: ledger.undone("A-B", "undo", NOW, {("t", ("1",)): {"v": 1}})),
+    "undone": (_ended, lambda ledger: ledger.undone("A-B", "undo", NOW)),
 }
 
 

@@ -17,7 +17,6 @@ from tests.contract.given_ledger import (
     event,
     fail,
     journal,
-    mark,
     merge,
     undo,
 )
@@ -350,12 +349,6 @@ class TestUndone:
         assert run(ledger).state == "undone"
         assert ledger.merged_into("A") is None
         assert enter(ledger, merge("A", "C"))[0].new
-
-    def test_contributed_counters_are_put_back(self, ledger: Ledger) -> None:
-        mark(ledger, journal(ledger, chunk("A-B")).id, {("t", ("1",)): {"v": 5}, ("t", ("2",)): {"v": 6}})
-        do(ledger, "A-B", *STEPS)
-        ledger.undone("A-B", "undo-A-B", NOW, {("t", ("1",)): {"v": 1}, ("t", ("2",)): None})
-        assert ledger.contributed("A", "t", [("1",), ("2",)]) == {("1",): {"v": 1}}
 
     def test_only_a_run_that_has_ended_is_undone(self, ledger: Ledger) -> None:
         with pytest.raises(Refused):

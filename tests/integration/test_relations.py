@@ -37,8 +37,8 @@ def test_they_are_read_from_sunbirds_keys(relations: Relations, client: redis.Re
     client.sadd(f"{course}:{course}:optionalnodes", "do_R2")
     client.sadd(f"{course}:do_R1:ancestors", course, "do_unit")
     assert relations.leafnodes(course, course) == {"do_R1", "do_R2"}
-    assert relations.optionalnodes(course, course) == {"do_R2"}
-    assert relations.ancestors(course, "do_R1") == {course, "do_unit"}
+    assert relations.nodes([(course, course)]) == [Nodes(frozenset({"do_R1", "do_R2"}), frozenset({"do_R2"}))]
+    assert relations.ancestors_of(course, ["do_R1"]) == {"do_R1": {course, "do_unit"}}
 
 
 def test_a_client_that_decodes_reads_the_same(redis_server: RedisServer, course: str) -> None:

@@ -57,7 +57,6 @@ for _ in range(3):
     children.append(pid)
 for pid in children:
     os.waitpid(pid, 0)
-    metrics.process_ended(pid)
 print(metrics.exposition().decode())
 """
 
