@@ -170,8 +170,7 @@ class Sweeper:
             raw: Any = broker.hget("unacked", tag)
             arguments = _intake_of(raw)
             if arguments is not None:
-                value, topic, run_id = arguments
-                self._services.queue.send_intake(value.encode(), topic, run_id)
+                self._services.queue.send_intake(*arguments)
                 broker.hdel("unacked", tag)
                 broker.zrem("unacked_index", tag)
                 sent += 1
@@ -228,15 +227,21 @@ class Sweeper:
         return 1
 
 
-def _intake_of(raw: bytes | None) -> tuple[str, str | None, str | None] | None:
-    """Give the arguments of an unacknowledged message if it is an event on its way in."""
+def _intake_of(raw: bytes | None) -> tuple[bytes, str | None, str | None] | None:
+    """Give what an unacknowledged message says if it is an event on its way in, as this version sends them.
+
+    The broker hands out any other again by itself, only later.
+    """
     if raw is None:
         return None
     message = json.loads(raw)[0]
     if message["headers"].get("task") != INTAKE:
         return None
-    value, topic, run_id = json.loads(base64.b64decode(message["body"]))[0]
-    return value, topic, run_id
+    try:
+        value, topic, run_id = json.loads(base64.b64decode(message["body"]))[0]
+        return value.encode(), topic, run_id
+    except (ValueError, AttributeError):
+        return None
 
 
 class SweeperThread:

@@ -209,6 +209,20 @@ def test_an_event_that_a_worker_took_and_died_with_is_taken_in_again(place: Plac
     assert (broker.hlen("unacked"), broker.zcard("unacked_index")) == (0, 0)
 
 
+@pytest.mark.parametrize("arguments", [["text"], ["text", None, "run", "of a later version"], ["\ud800", None, "run"]])
+def test_an_event_of_a_shape_that_is_not_ours_is_left_to_the_broker_and_keeps_no_sweep_back(
+    place: Place, sweeper: Sweeper, arguments: list[str | None]
+) -> None:
+    place.services.queue.app.send_task("lern.intake", args=arguments, queue=place.settings.queue)
+    [taken] = queue(place)
+    empty(place)
+    broker = place.services.broker
+    broker.hset("unacked", "tag", json.dumps([taken, "", place.settings.queue]))
+    broker.zadd("unacked_index", {"tag": 1.0})
+    assert sweeper.sweep() == 0
+    assert broker.hlen("unacked") == 1
+
+
 def test_an_event_that_is_just_being_taken_in_is_left_alone(place: Place, sweeper: Sweeper) -> None:
     place.services.queue.send_intake(message("a", "b", "m").value or b"", None, "run")
     [taken] = queue(place)
