@@ -26,7 +26,7 @@ app.command()(watch)
 
 SHORT: Final = 8
 SHORTEST: Final = 4
-CANDIDATES: Final = 200
+CANDIDATES: Final = 5
 WORKFLOWS: Final = ("merge", "ownership", "undo", "sweep", "verification")
 
 
@@ -186,9 +186,9 @@ def _detail(ledger: Ledger, given: str) -> RunDetail:
         return found
     if len(given) < SHORTEST:
         raise WrongUse(f"{given!r} is too little of a run's id: {SHORTEST} characters at least")
-    like = [run.id for run in ledger.runs(text=given, limit=CANDIDATES) if run.id.startswith(given.lower())]
+    like = [run.id for run in ledger.named(given, CANDIDATES)]
     if len(like) > 1:
-        raise Refused(f"{given} is the beginning of {len(like)} runs: {', '.join(like[:5])}")
+        raise Refused(f"{given} is the beginning of several runs: {', '.join(like)}")
     one = ledger.run(like[0]) if like else None
     if one is None:
         raise Refused(f"there is no run {given}; lern runs list shows which there are")

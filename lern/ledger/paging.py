@@ -108,6 +108,14 @@ class Paging:
         newest = tuple(sorted(shown.values(), key=_place, reverse=True))[:limit]
         return RunPage(newest, end, None if end is None else end[0])
 
+    def named(self, beginning: str, limit: int) -> list[Run]:
+        """Give the runs whose id begins so, the newest first; none where it is not the beginning of an id."""
+        by_id = _by_id(RunFilter(text=beginning))
+        if by_id is None:
+            return []
+        with self._database.read() as connection:
+            return [run_of(row) for row in connection.execute(_newest(by_id).limit(limit))]
+
     def count(self, chosen: RunFilter, *, limit: int = COUNTED, window: int = WINDOW) -> Counted:
         """Count runs, up to `limit`; where no index decides, among the newest `window` of those that one finds."""
         driving, rest = _split(chosen)

@@ -174,15 +174,11 @@ class Runs:
         user: str | None = None,
         since: int | None = None,
         until: int | None = None,
-        text: str | None = None,
         limit: int = 100,
-        after: tuple[int, str] | None = None,
     ) -> list[Run]:
         """List runs, the newest first; what is None does not restrict.
 
-        `user`: the source or the target. `since` <= created_at < `until`. `text` is found in id, source,
-        target, mid, reason or error, whatever the case. `after`: (created_at, id) of the last one of the
-        page before, so that a page costs the same wherever it is.
+        `user`: the source or the target. `since` <= created_at < `until`.
         """
         query = sa.select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
         restrictions: list[tuple[object, Callable[[], sa.ColumnElement[bool]]]] = [
@@ -193,10 +189,6 @@ class Runs:
             (until, lambda: runs.c.created_at < until),
         ]
         query = query.where(*(condition() for value, condition in restrictions if value is not None))
-        if text is not None:
-            query = query.where(sa.or_(*(runs.c[name].icontains(text, autoescape=True) for name in _SEARCHED)))
-        if after is not None:
-            query = query.where(sa.tuple_(runs.c.created_at, runs.c.id) < sa.tuple_(*after))
         with self._database.read() as connection:
             return [run_of(row) for row in connection.execute(query)]
 
@@ -217,9 +209,6 @@ class Runs:
             if run is None:
                 raise KeyError(run_id)
             return later_merges(connection, run)
-
-
-_SEARCHED: Final = ("id", "source", "target", "mid", "reason", "error")
 
 
 def _steps(run: Run, history: tuple[Attempt, ...]) -> tuple[Step, ...]:

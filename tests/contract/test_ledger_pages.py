@@ -76,6 +76,17 @@ def test_a_run_is_found_by_the_beginning_of_its_id_however_old_it_is(ledger: Led
     assert ledger.count(RunFilter(text="bbbbb", workflow="merge"), window=100) == Counted(1)
 
 
+def test_a_run_is_found_by_the_beginning_of_its_id_alone_however_many_runs_have_it_elsewhere(ledger: Ledger) -> None:
+    enter(ledger, merge("old", "older", "bbbbbbbb-1111-5000-a000-000000000000"), now=NOW - 1000)
+    for number in range(3):
+        enter(ledger, merge(f"bbbb-{number}", "T", ID.format(50 + number)))
+    assert [run.source for run in ledger.named("bbbb", 2)] == ["old"]
+    assert [run.source for run in ledger.named("BBBBBBBB-1", 2)] == ["old"]
+    assert len(ledger.named("0aa1b2c3", 2)) == 2
+    for none in ("bbb", "bbbc", "S1", "%", ""):
+        assert ledger.named(none, 2) == []
+
+
 @pytest.mark.parametrize("window", [2, 1000])
 def test_a_run_of_that_id_is_not_shown_where_another_condition_leaves_it_out(ledger: Ledger, window: int) -> None:
     succeeded = ID.format(5)

@@ -24,15 +24,10 @@ def ids(ledger: Ledger, **chosen: Any) -> list[str]:
     return [run.id for run in ledger.runs(**chosen)]
 
 
-def test_runs_are_listed_newest_first_page_by_page_each_once(ledger: Ledger) -> None:
-    everything = ids(ledger)
-    assert everything == ["X-S0", *(f"S{n}-T{n % 3}" for n in range(8, -1, -1))]
-    paged: list[str] = []
-    after = None
-    while page := ledger.runs(limit=3, after=after):
-        paged += [run.id for run in page]
-        after = (page[-1].created_at, page[-1].id)
-    assert paged == everything
+def test_runs_are_listed_newest_first_each_once(ledger: Ledger) -> None:
+    everything = ["X-S0", *(f"S{n}-T{n % 3}" for n in range(8, -1, -1))]
+    assert ids(ledger) == everything
+    assert ids(ledger, limit=3) == everything[:3]
 
 
 @pytest.mark.parametrize(
@@ -45,14 +40,9 @@ def test_runs_are_listed_newest_first_page_by_page_each_once(ledger: Ledger) -> 
         ({"user": "T1", "limit": 2}, ["S7-T1", "S4-T1"]),
         ({"since": NOW + 4}, ["X-S0", "S8-T2"]),
         ({"until": NOW + 1}, ["S1-T1", "S0-T0"]),
-        ({"text": "row IS broken"}, ["S4-T1"]),
-        ({"text": "100%_M"}, ["X-S0"]),
-        ({"text": "s8-"}, ["S8-T2"]),
-        ({"text": "%"}, ["X-S0"]),
-        ({"text": "none such"}, []),
     ],
 )
-def test_runs_are_chosen_by_state_workflow_user_time_and_text(
+def test_runs_are_chosen_by_state_workflow_user_and_time(
     ledger: Ledger, chosen: dict[str, Any], found: list[str]
 ) -> None:
     assert ids(ledger, **chosen) == found
@@ -124,7 +114,7 @@ class TestIndexes:
         ledger.peek("S1-T1")
         ledger.run("S1-T1")
         ledger.runs()
-        ledger.runs(state="failed", after=(NOW, "x"))
+        ledger.runs(state="failed")
         ledger.runs(workflow="merge")
         ledger.due(NOW)
         ledger.running()
@@ -147,7 +137,8 @@ class TestIndexes:
         wrong = re.compile(r"SCAN \w+$|TEMP B-TREE")
         assert [plan for plan in plans if wrong.search(plan)] == []
 
-    def test_a_users_runs_are_found_by_the_user(self, ledger: Ledger, plans: list[str]) -> None:
+    def test_a_users_runs_are_found_by_the_user_and_one_run_by_its_id(self, ledger: Ledger, plans: list[str]) -> None:
         ledger.runs(user="S1")
+        ledger.named("0aa1b2c3", 5)
         ledger.later_merges("S1-T1")
         assert not any(re.search(r"SCAN \w+$", plan) for plan in plans)
