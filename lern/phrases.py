@@ -1,6 +1,7 @@
 """Durations, numbers and long texts as people say them, on a terminal and on a page alike."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
@@ -26,6 +27,14 @@ def span(ms: int | None) -> str:
 def many(number: int, one: str, more: str | None = None) -> str:
     """Give a number with its noun: 1 run, 2 runs."""
     return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def counts(result: Mapping[str, Any] | None) -> str:
+    """Give a step's row counts in words: `read 7 · copied 5 · deleted 7`. What is none is left out."""
+    numbers = {name: value for name, value in (result or {}).items() if isinstance(value, int) and value}
+    if result is not None and not numbers:
+        return "nothing to do"
+    return " · ".join(f"{name} {value:,}" for name, value in numbers.items())
 
 
 def shortened(text: str) -> str:

@@ -23,7 +23,6 @@ from lern.cli.account import Course, courses_of
 from lern.cli.children import interruptible
 from lern.cli.demo_transfer import handed_over
 from lern.cli.problems import WrongUse
-from lern.cli.run_page import counts
 from lern.cli.stack import Stack, stack
 from lern.cli.waiting import Look, require_success, until_ended
 from lern.client import Lern
@@ -206,7 +205,7 @@ def _steps(detail: RunDetail, screen: Console) -> Table:
     for step in detail.steps:
         spent = None if step.started_at is None or step.ended_at is None else step.ended_at - step.started_at
         meaning = MEANING.get(step.name, "") if screen.width >= NARROW else ""
-        table.add_row(Text(step.name, "cyan"), meaning, console.text(counts(step.result)), phrases.span(spent))
+        table.add_row(Text(step.name, "cyan"), meaning, console.text(phrases.counts(step.result)), phrases.span(spent))
     return table
 
 

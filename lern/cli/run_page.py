@@ -1,7 +1,7 @@
 """One run as `lern runs show` prints it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -59,16 +59,11 @@ def _steps(steps: Sequence[Step], now: int) -> RenderableType:
         table.add_row(
             step.name,
             console.state(step.state),
-            str(tries(step)) if step.started_at is not None else "",
+            str(step.tries) if step.started_at is not None else "",
             phrases.span(_took(step, now)),
-            console.text(counts(step.result) or _why(step)),
+            console.text(phrases.counts(step.result) or _why(step)),
         )
     return table
-
-
-def tries(step: Step) -> int:
-    """Count how often a step was begun: attempts that failed, workers that died, and the one at work or done."""
-    return step.attempts + step.lost + (step.state in {"running", "succeeded"})
 
 
 def _took(step: Step, now: int) -> int | None:
@@ -80,14 +75,6 @@ def _took(step: Step, now: int) -> int | None:
 def _why(step: Step) -> str:
     due = f", again at {console.moment(step.next_at)}" if step.next_at is not None else ""
     return f"{step.reason or step.error}{due}" if step.reason or step.error else ""
-
-
-def counts(result: Mapping[str, Any] | None) -> str:
-    """Give a step's row counts in words: `read 7 · copied 5 · deleted 7`. What is none is left out."""
-    numbers = {name: value for name, value in (result or {}).items() if isinstance(value, int) and value}
-    if result is not None and not numbers:
-        return "nothing to do"
-    return " · ".join(f"{name} {value:,}" for name, value in numbers.items())
 
 
 def _section(title: str, lines: Sequence[Text], style: str) -> Iterator[RenderableType]:

@@ -111,22 +111,11 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
         detail = _detail(ledger, run_id)
         later = ledger.later_merges(detail.run.id)
     if as_json:
-        console.print_json([_as_record(detail)])
+        console.print_json([detail.record()])
         return
     screen = console.out()
     for part in page(detail, later, now_ms()):
         screen.print(part)
-
-
-def _as_record(detail: RunDetail) -> dict[str, Any]:
-    return {
-        **asdict(detail.run),
-        "event": detail.event,
-        "steps": [asdict(step) for step in detail.steps],
-        "attempts_of_steps": [asdict(attempt) for attempt in detail.attempts],
-        "audit": [asdict(entry) for entry in detail.audit],
-        "undo_runs": list(detail.undo_runs),
-    }
 
 
 @app.command()

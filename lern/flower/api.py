@@ -7,7 +7,7 @@ does not allow.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -136,7 +136,7 @@ class RunApi(Api):
 
     async def get(self, run_id: str) -> None:
         """Show a run with its event, steps, attempts and audit."""
-        self.answer(record(await self.run(run_id)))
+        self.answer((await self.run(run_id)).record())
 
 
 class RunActApi(Api):
@@ -154,7 +154,7 @@ class RunActApi(Api):
         except Refused as refused:
             self.answer({"error": str(refused)}, 409)
             return
-        self.answer(record(await self.run(started.run.id)), 202)
+        self.answer((await self.run(started.run.id)).record(), 202)
 
 
 class RetryApi(RunActApi):
@@ -256,17 +256,6 @@ class Unknown(Api):
         """Say that it is not there, to those who may ask."""
         super().prepare()
         raise HTTPError(404, f"{self.request.path}: not there; docs/flower.md lists what is")
-
-
-def record(detail: RunDetail) -> dict[str, Any]:
-    """Give a run as `lern runs show --json` prints it."""
-    parts: dict[str, Sequence[Any]] = {
-        "steps": detail.steps,
-        "attempts_of_steps": detail.attempts,
-        "audit": detail.audit,
-    }
-    lists = {name: [asdict(one) for one in some] for name, some in parts.items()}
-    return {**asdict(detail.run), "event": detail.event, **lists, "undo_runs": list(detail.undo_runs)}
 
 
 def _as_json(value: object) -> object:

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from lern import phrases
-from lern.ledger import Counted, Run, Step
+from lern.ledger import Counted, Run
 
 SHORT: Final = 8
 
 # Templates know this module alone.
-span, many = phrases.span, phrases.many
+span, many, counts = phrases.span, phrases.many, phrases.counts
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = 1000
@@ -113,19 +113,6 @@ def why(run: Run) -> str:
     if run.state == "succeeded":
         return many(len(run.warnings), "warning") if run.warnings else ""
     return ": ".join(filter(None, (run.reason, run.error)))
-
-
-def counts(result: Mapping[str, Any] | None) -> str:
-    """Give a step's row counts: `read 7 · copied 5 · deleted 7`. What is none is left out."""
-    numbers = {name: value for name, value in (result or {}).items() if isinstance(value, int) and value}
-    if result is not None and not numbers:
-        return "nothing to do"
-    return " · ".join(f"{name} {value:,}" for name, value in numbers.items())
-
-
-def tries(step: Step) -> int:
-    """Count how often a step was begun: attempts that failed, workers that died, and the one at work or done."""
-    return step.attempts + step.lost + (step.state in {"running", "succeeded"})
 
 
 def took(run: Run) -> str:

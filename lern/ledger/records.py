@@ -6,7 +6,7 @@ Every time is an int of milliseconds since 1970 UTC and is passed in: the ledger
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -194,6 +194,11 @@ class Step:
     error: str | None
     result: Json | None
 
+    @property
+    def tries(self) -> int:
+        """How often it was begun: attempts that failed, workers that died, and the one at work or done."""
+        return self.attempts + self.lost + (self.state in {"running", "succeeded"})
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
@@ -218,6 +223,17 @@ class RunDetail:
     attempts: tuple[Attempt, ...]
     audit: tuple[AuditEntry, ...]
     undo_runs: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Give all of it as one JSON object, as `lern runs show --json` and Flower's API have it; bytes stay bytes."""
+        return {
+            **asdict(self.run),
+            "event": self.event,
+            "steps": [asdict(step) for step in self.steps],
+            "attempts_of_steps": [asdict(attempt) for attempt in self.attempts],
+            "audit": [asdict(entry) for entry in self.audit],
+            "undo_runs": list(self.undo_runs),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from lern.cli import console, dead, runs
 from lern.cli.commands import COMMANDS, loaded
 from lern.cli.options import moment_of
 from lern.cli.problems import FAILED, WRONG, WrongUse, told
-from lern.cli.run_page import counts, tries
 from lern.errors import Unreachable
 from lern.ledger import Step
 from lern.store.sql import SqlStore
@@ -111,14 +110,14 @@ def test_json_is_one_array_with_bytes_as_text(capsys: pytest.CaptureFixture[str]
 
 
 def test_row_counts_leave_out_what_is_none() -> None:
-    assert counts({"read": 1_200, "copied": 0, "deleted": 1, "warnings": ["w"]}) == "read 1,200 · deleted 1"
-    assert counts({"read": 0}) == "nothing to do"
-    assert counts(None) == ""
+    assert phrases.counts({"read": 1_200, "copied": 0, "deleted": 1, "warnings": ["w"]}) == "read 1,200 · deleted 1"
+    assert phrases.counts({"read": 0}) == "nothing to do"
+    assert phrases.counts(None) == ""
 
 
 def test_tries_count_every_execution_of_a_step() -> None:
     step = Step("merge.content", 0, "succeeded", 2, 1, None, 1, 2, None, None, None, {})
-    assert tries(step) == 4
+    assert step.tries == 4
 
 
 def test_a_database_that_is_away_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
