@@ -10,6 +10,7 @@ from rich.text import Text
 from lern import phrases
 from lern.cli import console
 from lern.ledger import Attempt, Run, RunDetail, Step
+from lern.undo import UNDOABLE
 
 SHORT: Final = 8
 
@@ -110,5 +111,5 @@ def _next(run: Run, later: Sequence[Run]) -> Iterator[RenderableType]:
     short = run.id[:SHORT]
     if run.state == "failed":
         yield Text(f"\nonce the cause is mended: lern runs retry {short}", "dim")
-    if run.state == "succeeded" and run.merge and not later:
+    if run.state == "succeeded" and run.workflow in UNDOABLE and not later:
         yield Text(f"\nto take it back: lern runs undo {short}", "dim")

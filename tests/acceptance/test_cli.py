@@ -531,6 +531,7 @@ def test_a_transfer_is_looked_at_carried_out_and_checked(cli: Cli) -> None:
     assert all(row["agree"] for row in owned.values())
     assert [row["id"] for row in cli.listed("ownership", "check", "rao")] == ["b3"]
 
+    assert f"lern runs undo {run_id[:8]}" in cli.well("runs", "show", run_id)
     cli.well("runs", "undo", run_id, "--wait")
     assert cli.rows() == before
 
