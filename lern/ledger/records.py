@@ -251,11 +251,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The step has succeeded before. The message goes on to `next_step` (None: it was the last)."""
+    """The step has succeeded before, and the run stands at a later one. The message goes on to that."""
 
     run: Run
     result: Json
-    next_step: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,8 @@ class Steps:
             useless = _useless(run, step, generation)
             if useless is not None:
                 return Stale(useless, run)
-            position = run.steps.index(step)
-            if position < run.position:
-                return Finished(run, attempts.results_of(connection, run).get(step, {}), run.steps[position + 1])
+            if run.steps.index(step) < run.position:
+                return Finished(run, attempts.results_of(connection, run).get(step, {}))
             return _take(connection, run, token, now, max_lost)
 
     def finish(
