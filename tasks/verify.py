@@ -10,12 +10,12 @@ from tasks.step import Result, Work
 def verify(work: Work) -> Result:
     """Go over everything that the merge has journalled, a chunk at a time."""
     ledger, store = work.services.ledger, work.services.store
-    merge = ledger.run(verification.verified(ledger.event(work.run.id)))
+    merge = ledger.peek(verification.verified(ledger.event(work.run.id)))
     # An undo may stand between two chunks: what it has put back is not missing.
-    if merge is None or merge.run.state != "succeeded" or merge.undo_runs:
+    if merge is None or merge.state != "succeeded" or ledger.being_undone(merge.id):
         return {"skipped": "the merge has been undone or is to be, or is no longer in the ledger"}
     moved_on = 0
-    for saved in ledger.chunks(merge.run.id):
+    for saved in ledger.chunks(merge.id):
         work.go_on()
         if saved.kind != KIND:
             continue

@@ -68,6 +68,11 @@ class SecondChance:
             runs.alone(connection)
             return _to_be_undone(connection, run_id)
 
+    def being_undone(self, run_id: str) -> bool:
+        """Whether part of a run may be gone already though it has not been taken back: an undo of it is under way."""
+        with self._database.read() as connection:
+            return undoing.under_way(connection, run_id) is not None
+
     def undone(self, run_id: str, by_run: str, now: int) -> bool:
         """Say that a run has been taken back by another: its source is no longer merged away.
 

@@ -90,8 +90,24 @@ def test_rows_that_went_on_to_another_account_are_not_brought_back(place: Place)
     assert place.rows(USER_CONTENT_CONSUMPTION, "asha") == []
 
 
-def test_a_merge_that_was_undone_is_not_settled_again(place: Place) -> None:
+def test_an_undo_that_failed_before_it_did_anything_keeps_no_check_from_its_merge(place: Place) -> None:
+    before = place.tables()
+    merge = place.merge("asha-old", "asha")
+    merged = place.tables()
+    ledger = place.services.ledger
+    failed = undo.request(ledger, merge, now_ms()).run_id
+    ledger.begin(failed, undo.STEP, 1, "token", now_ms(), 1)
+    ledger.fail(failed, undo.STEP, 1, "token", now_ms(), "UNREACHABLE", "the store was away", None)
+    key = dict(zip(USER_CONTENT_CONSUMPTION.key, SEEN, strict=True))
+    place.services.store.insert(USER_CONTENT_CONSUMPTION, [key | {"status": 1, "progress": 5}])
+    check(place, merge)
+    assert place.tables() == merged
+    ledger.retry(failed, now_ms(), "ada")
+    assert place.carry_out(failed).state == "succeeded"
+    assert place.tables() == before
 
+
+def test_a_merge_that_was_undone_is_not_settled_again(place: Place) -> None:
     merge = place.merge("asha-old", "asha")
     new = verification.of(place.run(merge))
     entered = undo.request(place.services.ledger, merge, now_ms())
