@@ -120,7 +120,10 @@ class Watch:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 continue
-            file = _opened(entry.path)
+            try:
+                file = _opened(entry.path)
+            except FileNotFoundError:
+                continue  # deleted since it was listed
             if self._start(file) == self.place:
                 return file
             file.close()

@@ -1,6 +1,7 @@
 """A watched file: every line that is added becomes a run, once, however the file is moved, cut and written anew."""
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -141,6 +142,27 @@ def test_what_was_moved_away_while_nobody_watched_is_found_where_it_lies(file: F
     assert file.look() == 2
     file.restart()
     assert file.look() == 0
+    file.holds()
+
+
+def test_what_was_moved_away_and_is_deleted_while_it_is_looked_for_stops_no_watch(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.add(line())
+    file.look()
+    moved = file.moved("events.jsonl.1")
+    file.add(line())
+    file.restart()
+    listed = os.scandir
+
+    def deleted_once_listed(directory: Path) -> list[os.DirEntry[str]]:
+        entries = list(listed(directory))
+        moved.unlink()
+        return entries
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "scandir", deleted_once_listed)
+        assert file.look() == 1
     file.holds()
 
 
