@@ -89,13 +89,16 @@ def test_killed_ten_times_at_random_and_two_at_a_time_bridges_lose_and_double_no
 
 def killed_ten_times(place: Surroundings, messages: list[bytes], good: int, chance: random.Random) -> None:
     """Have bridges take in messages, one and later two of them, of which again and again one is killed."""
-    written = threading.Event()
+    more, written = threading.Semaphore(0), threading.Event()
+    share = -(-len(messages) // (KILLS + 1))
 
     def write() -> None:
-        """Write bit by bit, so that there is something to do at every kill."""
-        for start in range(0, len(messages), 20):
-            place.produce(messages[start : start + 20])
-            written.wait(chance.uniform(0, 0.8))
+        """Write a share for every kill, bit by bit, so that there is something to do at each."""
+        for begin in range(0, len(messages), share):
+            more.acquire()
+            for start in range(begin, min(begin + share, len(messages)), 20):
+                place.produce(messages[start : min(start + 20, begin + share)])
+                written.wait(chance.uniform(0, 0.8))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -105,18 +108,20 @@ def killed_ten_times(place: Surroundings, messages: list[bytes], good: int, chan
         wanted = 1 if kill < KILLS // 2 else 2
         alive.extend(place.process("--start", "earliest") for _ in range(wanted - len(alive)))
         until(lambda: place.at_work() == {bridge.pid for bridge in alive}, "each has partitions")
-        _let_them_work(place, chance)
+        _let_them_work(place, more, chance)
         alive.pop(chance.randrange(len(alive))).kill()
     alive.append(place.process("--start", "earliest"))
+    more.release()
     written.set()
     writer.join()
     until(lambda: place.how_many() == good and place.all_committed(), "everything is taken in")
     assert [bridge.terminate() for bridge in alive] == [0] * len(alive)
 
 
-def _let_them_work(place: Surroundings, chance: random.Random) -> None:
+def _let_them_work(place: Surroundings, more: threading.Semaphore, chance: random.Random) -> None:
     """Wait until some more has been done, and then for any moment of what follows."""
     before = place.how_many()
+    more.release()
     until(lambda: place.how_many() > before, "bridges get on with the work")
     threading.Event().wait(chance.uniform(0, 0.3))
 
