@@ -100,7 +100,8 @@ def killed_ten_times(place: Surroundings, messages: list[bytes], good: int, chan
                 place.produce(messages[start : min(start + 20, begin + share)])
                 written.wait(chance.uniform(0, 0.8))
 
-    writer = threading.Thread(target=write)
+    # A test that has failed by then does not wait for it.
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     alive: list[BridgeProcess] = []
     for kill in range(KILLS):
